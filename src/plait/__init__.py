@@ -1,0 +1,63 @@
+"""Many tasks, one model.
+
+Declare your tasks once; plait turns them into one model in any of the known ways, judges every way
+by one ruler against separate single-task models, and hands over the best.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Importing plait loads no torch: a name is fetched from its room when it is first used.
+_ROOMS = {
+    "Batch": "plait.batch",
+    "Labels": "plait.batch",
+    "Records": "plait.batch",
+    "Task": "plait.task",
+    "TaskSet": "plait.task",
+    "Dataset": "plait.data",
+    "Network": "plait.networks",
+    "Losses": "plait.training",
+    "Training": "plait.training",
+    "backward": "plait.training",
+    "fit": "plait.training",
+    "train": "plait.training",
+    "Study": "plait.comparing",
+    "compare": "plait.comparing",
+    "load": "plait.comparing",
+    "methods": "plait.method",
+    "resolve": "plait.method",
+}
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Labels",
+    "Losses",
+    "Network",
+    "Records",
+    "Study",
+    "Task",
+    "TaskSet",
+    "Training",
+    "backward",
+    "compare",
+    "fit",
+    "load",
+    "methods",
+    "resolve",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'plait' has no attribute {name!r}")
+    return getattr(import_module(_ROOMS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

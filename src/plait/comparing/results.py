@@ -1,0 +1,152 @@
+"""What a study found, as plain data: the leaderboard, the tables and the report all read this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval; all three are None where the figure is undefined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def defined(self) -> bool:
+        return self.value is not None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+UNDEFINED = Interval(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one way to a model costs, a mean over its seeds; ``None`` where it was not measured.
+
+    Parameters stored and active for one row, seconds of training (parts and trials included), peak
+    bytes of memory, and seconds per row for the predictions of all tasks.
+    """
+
+    parameters: float | None = None
+    active: float | None = None
+    seconds: float | None = None
+    memory: float | None = None
+    latency: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScore:
+    """One task under one strategy: a figure per metric, and the gain over ``separate``.
+
+    ``gain`` is the relative change of the ranking metric in per cent, higher is better.
+    ``reason`` says why the ranking metric is undefined.
+    """
+
+    strategy: str
+    task: str
+    metrics: Mapping[str, Interval]
+    gain: Interval = UNDEFINED
+    reason: str = ""
+
+    @property
+    def harmed(self) -> bool:
+        """Negative transfer: worse than ``separate`` beyond noise."""
+        return self.gain.high is not None and self.gain.high < 0
+
+    @property
+    def helped(self) -> bool:
+        return self.gain.low is not None and self.gain.low > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One row of the leaderboard.
+
+    ``gain`` is Δm averaged over tasks, ``gain_metrics`` Δm averaged over all metrics. ``score`` is
+    the mean of the ranking metric over tasks where all share one (``metric``). ``tied`` marks the
+    strategies whose difference to the best lies inside the noise. ``failed`` holds the reason for
+    strategies none of whose cells finished.
+    """
+
+    strategy: str
+    words: str
+    recipe: Any
+    baseline: bool
+    seeds: int
+    gain: Interval = UNDEFINED
+    gain_metrics: Interval = UNDEFINED
+    metric: str = ""
+    score: Interval = UNDEFINED
+    cost: Cost = Cost()
+    tied: bool = False
+    chosen: bool = False
+    harmed: tuple[str, ...] = ()
+    helped: tuple[str, ...] = ()
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that did not finish, and why."""
+
+    strategy: str
+    seed: str
+    error: str
+    cell: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The first thing a reader sees: one of four forms, then what to use.
+
+    ``form`` is ``one`` (one model is as good), ``mixed`` (share these and separate those),
+    ``baseline`` (a plain baseline wins) or ``unclear`` (too little data to tell).
+    """
+
+    form: str
+    headline: str
+    use: str
+    reasons: tuple[str, ...] = ()
+    share: tuple[str, ...] = ()
+    separate: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What one cell logged while training: a series per task over steps."""
+
+    strategy: str
+    seed: str
+    kind: str  # loss | valid | weight | conflict
+    steps: Sequence[int]
+    series: Mapping[str, Sequence[float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Everything a report shows, in the order it shows it. Standings are best first."""
+
+    title: str
+    answer: Answer
+    standings: Sequence[Standing]
+    scores: Sequence[TaskScore]
+    failures: Sequence[Failure]
+    tasks: Sequence[Mapping[str, Any]]  # name, kind, counts per split, ranking metric
+    facts: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    curves: Sequence[Curve] = ()
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    recipe: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()  # budget, what a seed changes, how intervals were made
+    caption: str = ""
+    pictures: Sequence[str] = ()  # inline SVG or data URIs shown under the caption

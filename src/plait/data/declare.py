@@ -1,0 +1,81 @@
+"""Declarations: which tables, tasks and split; plain values, as a study's file has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SplitKind = Literal["random", "stratified", "grouped", "time", "column"]
+TYPES = ("numeric", "categorical", "text", "image", "vector", "ignored")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSpec:
+    """One table and what its columns are for.
+
+    ``source`` is a path (globs allowed) to Parquet, CSV or npz, or an object: polars, pandas,
+    Arrow, a ``datasets`` data set, a dict of arrays or tensors. ``inputs`` maps roles to columns
+    (several text columns are read as one, joined); None takes every column that has no other use.
+    ``types`` overrides the inferred type of a column or role.
+    """
+
+    source: Any
+    inputs: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    ignore: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One task, one task per column (``columns``: glob patterns), or one per value of ``by``.
+
+    ``target`` defaults to the column with the task's name. ``kind`` is inferred where it is not
+    given. ``positive`` makes a binary task of any column: this value against all others.
+    ``unseen`` says what happens to values of ``by`` without training rows: ``refuse`` or ``skip``.
+    ``weight`` and ``group`` are columns; ``preference`` weighs the task among the others.
+    """
+
+    target: str | None = None
+    table: str | None = None
+    kind: str | None = None
+    columns: str | Sequence[str] | None = None
+    by: str | None = None
+    unseen: Literal["refuse", "skip"] = "refuse"
+    classes: Sequence[str] | None = None
+    positive: str | None = None
+    loss: str | None = None
+    metrics: Sequence[str] | None = None
+    preference: float = 1.0
+    weight: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSpec:
+    """How rows become train, valid and test rows.
+
+    ``random``; ``stratified`` by a column, each value split alike; ``grouped`` by a column, whose
+    values are kept together; ``time``, the earliest rows train; ``column``, as the column ``by``
+    says, with ``names`` mapping its values to train, valid and test.
+    """
+
+    kind: SplitKind = "random"
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+    by: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """All tables of a study.
+
+    ``split`` None takes a column named ``split`` where a table has one, else a random split.
+    ``intervals`` names the column whose values are the units of the bootstrap.
+    """
+
+    tables: Mapping[str, TableSpec]
+    id: str | None = None
+    split: SplitSpec | None = None
+    intervals: str | None = None

@@ -1,0 +1,223 @@
+"""What networks are made of: encoders, trunks, and parameters with one slice for each task.
+
+A :class:`Trunk` turns the inputs of a batch into one feature vector for each record; a
+:class:`Sharing` method builds one from an encoder. Parameters are *shared* unless they lie in a
+:class:`TaskBank`, whose slices belong to one task each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from plait.batch import Parts, Records
+from plait.data.seeding import key
+from plait.method import Method
+from plait.task import TaskSet
+
+Start = Callable[[Tensor, torch.Generator], object]  # fills one task's slice in place
+
+
+def _uniform(slice_: Tensor, generator: torch.Generator, bound: float) -> None:
+    slice_.uniform_(-bound, bound, generator=generator)
+
+
+def _zeros(slice_: Tensor, generator: torch.Generator) -> None:  # noqa: ARG001
+    slice_.zero_()
+
+
+def uniform(fan_in: int) -> Start:
+    """Start from U(±1/√fan_in), as ``nn.Linear`` does."""
+    return partial(_uniform, bound=max(fan_in, 1) ** -0.5)
+
+
+zeros: Start = _zeros
+
+
+class TaskBank(nn.Module):
+    """Stacked parameters [T, ...] with one slice for each named task.
+
+    Every parameter beneath carries ``plait_tasks``, the names of its slices in order, so that
+    optimizers and engines can leave the slices of absent tasks alone. A slice starts from
+    randomness keyed by (seed, place, task name): adding or permuting tasks changes no task's start.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.starts: dict[str, Start] = {}
+
+    def add(self, name: str, *shape: int, start: Start = zeros) -> nn.Parameter:
+        """Add a parameter [T, *shape] whose slices begin as ``start`` fills them."""
+        parameter = nn.Parameter(torch.zeros(len(self.names), *shape))
+        self.register_parameter(name, parameter)
+        self.starts[name] = start
+        self.reset()
+        return parameter
+
+    @torch.no_grad()
+    def reset(self, seed: int = 0, place: str = "") -> None:
+        """Start afresh, each slice keyed by (seed, place, parameter, task)."""
+        generator = torch.Generator()
+        for name, start in self.starts.items():
+            fresh = torch.empty(self.get_parameter(name).shape)
+            for task, slice_ in zip(self.names, fresh, strict=True):
+                start(slice_, generator.manual_seed(key(seed, place, name, task)))
+            self.get_parameter(name).copy_(fresh)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter whose leading dimension counts the tasks; ``ValueError`` if not."""
+        if param is not None and (param.ndim == 0 or len(param) != len(self.names)):
+            raise ValueError(
+                f"parameter {name!r} of a bank of {len(self.names)} tasks needs that leading "
+                f"dimension, got shape {tuple(param.shape)}"
+            )
+        super().register_parameter(name, param)
+        self.mark()
+
+    def mark(self) -> None:
+        """Write the tasks' names on every parameter beneath."""
+        for parameter in self.parameters():
+            parameter.plait_tasks = self.names  # type: ignore[attr-defined]
+
+    # Copies and moves may make new parameters, which would lose the mark.
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.mark()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TaskBank:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.mark()
+        return self
+
+
+def task_slices(parameter: Tensor) -> tuple[str, ...] | None:
+    """The tasks that own the parameter's slices, in order; None for an unsliced parameter."""
+    return getattr(parameter, "plait_tasks", None)
+
+
+@contextmanager
+def seeded(*parts: object) -> Iterator[None]:
+    """Modules made inside start from randomness keyed by the parts; the global state is kept."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(key(*parts))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+class Encoder(nn.Module):
+    """Inputs → one vector per row: ``forward(parts)`` gives [B, width].
+
+    The rows of several parts are run and concatenated in the order of the parts. ``spec`` is the
+    plain data the encoder is made of, enough to make an equal one without any other file.
+    """
+
+    width: int
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The encoder as plain data, read back by ``make_encoder``."""
+        raise NotImplementedError
+
+    def forward(self, parts: Parts) -> Tensor:
+        """(parts) → [B, width]."""
+        raise NotImplementedError
+
+
+class MakeEncoder(Protocol):
+    """Makes encoders of one kind; those made for the same ``who`` start equal."""
+
+    def __call__(self, who: str = "") -> Encoder:
+        """A new encoder, its start keyed by (seed, who)."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """One vector per record, stored once per row where records share rows.
+
+    ``values`` [V, width]; ``rows`` [N] is the row of ``values`` that each record reads, None where
+    they are the records themselves. Heads read shared rows by one product instead of a gather.
+    """
+
+    values: Tensor
+    rows: Tensor | None = None
+
+    @property
+    def records(self) -> Tensor:
+        """[N, width], one vector per record."""
+        return self.values if self.rows is None else self.values.index_select(0, self.rows)
+
+
+class Trunk(nn.Module):
+    """The part of a network between inputs and heads.
+
+    ``forward(parts, asked)`` gives the :class:`Features` of the records asked for, by head group,
+    and penalties: scalars by name that training adds to the loss. ``width`` is the features' last
+    dimension.
+    """
+
+    order: Tensor
+
+    def __init__(self, tasks: TaskSet, width: int) -> None:
+        super().__init__()
+        self.tasks = tasks
+        self.width = width
+        order = [tasks.position[name] for group in tasks.groups.values() for name in group.tasks]
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        sizes = [0, *(len(group.tasks) for group in tasks.groups.values())]
+        self.offsets = {g: sum(sizes[: i + 1]) for i, g in enumerate(tasks.groups)}
+
+    def forward(
+        self, parts: Parts, asked: Mapping[str, Records]
+    ) -> tuple[dict[str, Features], dict[str, Tensor]]:
+        """(parts, records by head group) → (features by head group, penalties)."""
+        raise NotImplementedError
+
+    def positions(self, group: str, records: Records) -> Tensor:
+        """The records' tasks [N] as positions in the whole task set."""
+        return self.order[records.task + self.offsets[group]]
+
+    def reach(self) -> dict[str, frozenset[str]]:
+        """Parameter name → the tasks that train it; override where some reach fewer than all."""
+        everyone = self.tasks.names
+        return {n: frozenset(task_slices(p) or everyone) for n, p in self.named_parameters()}
+
+    def last_shared(self) -> list[nn.Parameter]:
+        """The parameters of the last layer that all its tasks share, in order of registration."""
+        reach = self.reach()
+        for path, module in reversed(list(self.named_modules())):
+            own = {f"{path}.{n}".lstrip("."): p for n, p in module.named_parameters(recurse=False)}
+            common = [p for n, p in own.items() if _shared(p, reach.get(n, frozenset()))]
+            if any(parameter.ndim > 1 for parameter in common):
+                return common
+        return []
+
+
+class Sharing(Method):
+    """A way for tasks to share a network; ``card.family`` is ``sharing``."""
+
+    def build(self, encoder: MakeEncoder, tasks: TaskSet) -> Trunk:
+        """The trunk for these tasks on an encoder; called with torch's randomness already keyed."""
+        raise NotImplementedError
+
+
+def _shared(parameter: nn.Parameter, tasks: frozenset[str]) -> bool:
+    return parameter.requires_grad and task_slices(parameter) is None and len(tasks) > 1
+
+
+def escape(name: str) -> str:
+    """A name as a submodule's name: no dots, and no attribute of a module (``type``, ``keys``).
+
+    >>> escape("text.review"), escape("type"), escape("a%b")
+    ('text%2Ereview', '%type', 'a%25b')
+    """
+    plain = name.replace("%", "%25").replace(".", "%2E")
+    return f"%{plain}" if not plain or hasattr(nn.ModuleDict(), plain) else plain

@@ -1,0 +1,236 @@
+"""The encoder of a study: one stem for each input type, side by side, then one trunk.
+
+Described by plain data, as under ``encoder:`` in a study::
+
+    {}                                                  every type by its default
+    {text: {bag: {width: 128}}, trunk: {mlp: {width: 256, depth: 2}}}
+    {module: "package.module:Class", settings: {...}}   a module of yours, given the parts
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plait.batch import Input, Parts
+from plait.method import MethodError, did_you_mean
+from plait.networks.base import Encoder
+from plait.networks.stems import Bag, Cnn, Embedding, Foreign, Plain, Stem, blank_width, load_module
+from plait.networks.transformer import Transformer
+
+
+class Mlp(nn.Module):
+    """``depth`` times linear, norm, ReLU and dropout; ``norm`` is ``none`` or ``layer``."""
+
+    def __init__(
+        self,
+        inside: int,
+        *,
+        width: int = 256,
+        depth: int = 2,
+        dropout: float = 0.0,
+        norm: str = "none",
+    ) -> None:
+        super().__init__()
+        if norm not in ("none", "layer"):
+            raise MethodError(f"no norm {norm!r}{did_you_mean(norm, ('none', 'layer'))}", ("norm",))
+        self.settings = {"width": width, "depth": depth, "dropout": dropout, "norm": norm}
+        self.width = width if depth else inside
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers.append(nn.Linear(inside, width))
+            if norm == "layer":
+                layers.append(nn.LayerNorm(width))
+            layers.append(nn.ReLU())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            inside = width
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inside] → [B, width]."""
+        found: Tensor = self.layers(x)
+        return found
+
+
+# The stems of each input type, the default first.
+STEMS: Mapping[str, Mapping[str, type[Stem]]] = {
+    "numeric": {"plain": Plain},
+    "categorical": {"embedding": Embedding},
+    "text": {"bag": Bag, "transformer": Transformer},
+    "image": {"cnn": Cnn},
+    "vector": {"plain": Plain},
+}
+TRUNKS: Mapping[str, Callable[..., Mlp]] = {"mlp": Mlp}
+
+
+class StemEncoder(Encoder):
+    """Stems side by side, then the trunk."""
+
+    like: Tensor
+
+    def __init__(self, stems: Mapping[str, Stem], trunk: Callable[[int], Mlp]) -> None:
+        super().__init__()
+        self.stems = nn.ModuleDict(dict(stems))
+        self.trunk = trunk(sum(stem.width for stem in stems.values()))
+        self.width = self.trunk.width
+        # Follows the network's type where the encoder itself has no parameter to tell it.
+        self.register_buffer("like", torch.empty(0), persistent=False)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for kind, stem in self.stems.items():
+            assert isinstance(stem, Stem)
+            found[kind] = stem.spec() if isinstance(stem, Foreign) else {stem.name: stem.spec()}
+        return {**found, "trunk": {"mlp": self.trunk.settings}}
+
+    def forward(self, parts: Parts) -> Tensor:
+        dtype = next((p.dtype for p in self.parameters()), self.like.dtype)
+        rows = [
+            torch.cat([stem(part, dtype) for stem in self.stems.values()], dim=1)
+            for part in parts.values()
+        ]
+        found: Tensor = self.trunk(rows[0] if len(rows) == 1 else torch.cat(rows))
+        return found
+
+
+class ForeignEncoder(Encoder):
+    """A user's module that is the whole encoder: ``forward(parts)`` → [B, width].
+
+    It is given ``inputs`` where its constructor takes them; ``width`` is its attribute, or found by
+    encoding two blank rows.
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, Input], source: str, settings: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.source, self.settings = source, dict(settings)
+        self.module = load_module(source, settings, inputs=inputs)
+        width = getattr(self.module, "width", None)
+        self.width = width if isinstance(width, int) else _parts_width(self.module, inputs)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"module": self.source, "settings": self.settings}
+
+    def forward(self, parts: Parts) -> Tensor:
+        found: Tensor = self.module(parts)
+        return found
+
+
+def _parts_width(module: nn.Module, inputs: Mapping[str, Input]) -> int:
+    part = {}
+    for key, found in inputs.items():
+        whole = found.type in ("text", "categorical")
+        shape = [8 if size < 0 else size for size in found.shape]
+        part[key] = torch.zeros(2, *shape, dtype=torch.long if whole else torch.float32)
+    return blank_width(module, {"blank": part}, "a part of two rows")
+
+
+def make_encoder(spec: Mapping[str, Any], inputs: Mapping[str, Input]) -> Encoder:
+    """The encoder that plain data describe, for these inputs.
+
+    Raises :class:`MethodError` with the path of keys to the mistake for anything unknown.
+    """
+    check_encoder(spec)
+    if "module" in spec:
+        return ForeignEncoder(inputs, spec["module"], spec.get("settings") or {})
+    stems: dict[str, Stem] = {}
+    for kind in STEMS:
+        mine = [found for found in inputs.values() if found.type == kind and not _ready(found)]
+        if mine:
+            stems[kind] = _stem(kind, spec.get(kind), mine)
+    if not stems:
+        raise MethodError(
+            "the encoder has no input: declare at least one column that is not ignored"
+        )
+    name, settings = _choice("trunk", spec.get("trunk"), TRUNKS)
+    with _at("trunk", name):
+        return StemEncoder(stems, lambda inside: TRUNKS[name](inside, **settings))
+
+
+def check_encoder(spec: Mapping[str, Any]) -> None:
+    """Raise :class:`MethodError` for the first unknown key, name or setting of an encoder."""
+    if "module" in spec:
+        _check_keys(spec, ("module", "settings"), ())
+        return
+    _check_keys(spec, (*STEMS, "trunk", "module"), ())
+    for kind, known in STEMS.items():
+        if not _is_foreign(spec.get(kind)):
+            _choice(kind, spec.get(kind), known)
+        else:
+            _check_keys(spec[kind], ("module", "settings"), (kind,))
+    _choice("trunk", spec.get("trunk"), TRUNKS)
+
+
+def _stem(kind: str, spelled: Any, inputs: Sequence[Input]) -> Stem:
+    if _is_foreign(spelled):
+        with _at(kind):
+            return Foreign(inputs, **spelled)
+    name, settings = _choice(kind, spelled, STEMS[kind])
+    with _at(kind, name):
+        return STEMS[kind][name](inputs, **settings)
+
+
+@contextmanager
+def _at(*where: str) -> Iterator[None]:
+    """What goes wrong inside is told with the path of keys to it."""
+    place = " ".join(("encoder", *where))
+    try:
+        yield
+    except MethodError as error:
+        raise MethodError(f"{place}: {error}", (*where, *error.where)) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MethodError(f"{place}: {error}", where) from error
+
+
+def _choice(
+    kind: str, spelled: Any, known: Mapping[str, Callable[..., Any]]
+) -> tuple[str, dict[str, Any]]:
+    """The name and settings of ``name``, ``{name: {settings}}`` or nothing, checked."""
+    settings: Any
+    match spelled:
+        case None:
+            return next(iter(known)), {}
+        case str():
+            name, settings = spelled, {}
+        case Mapping() if len(spelled) == 1:
+            ((name, settings),) = spelled.items()
+        case _:
+            shape = "its name, or {name: {settings}}"
+            raise MethodError(f"encoder {kind} must be {shape}; got {spelled!r}", (kind,))
+    if name not in known:
+        raise MethodError(
+            f"encoder {kind}: no {name!r}{did_you_mean(str(name), known)}", (kind, name)
+        )
+    settings = settings or {}
+    if not isinstance(settings, Mapping):
+        raise MethodError(f"encoder {kind} {name!r}: the settings must be a mapping", (kind, name))
+    accepted = inspect.signature(known[name]).parameters.values()
+    _check_keys(settings, [p.name for p in accepted if p.kind is p.KEYWORD_ONLY], (kind, name))
+    return name, dict(settings)
+
+
+def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: tuple[str, ...]) -> None:
+    for key in given:
+        if key not in known:
+            place = " ".join(("encoder", *where))
+            raise MethodError(
+                f"{place}: no setting {key!r}{did_you_mean(str(key), known)}", (*where, key)
+            )
+
+
+def _is_foreign(spelled: Any) -> bool:
+    return isinstance(spelled, Mapping) and "module" in spelled
+
+
+def _ready(found: Input) -> bool:
+    """Whether an input is a cached feature, which its own stem picks up."""
+    return found.key.startswith("features.")

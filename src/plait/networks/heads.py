@@ -1,0 +1,108 @@
+"""One linear head per task, stacked by head group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from plait.batch import Labels, Records
+from plait.method import did_you_mean
+from plait.networks.base import Features, TaskBank, escape, uniform
+from plait.networks.routing import routed_linear
+from plait.task import Task, TaskSet
+
+
+class Heads(nn.Module):
+    """A bank for each head group: weight [T, outputs, width] and bias [T, outputs].
+
+    ``priors`` (see :func:`prior_of`) set the biases so that training starts from the tasks' base
+    rates. Raises ``KeyError`` for the prior of an unknown task.
+    """
+
+    def __init__(
+        self, tasks: TaskSet, width: int, priors: Mapping[str, Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.tasks = tasks
+        self.width = width
+        self.banks = nn.ModuleDict()
+        for key, group in tasks.groups.items():
+            bank = TaskBank(group.tasks)
+            bank.add("weight", group.outputs, width, start=uniform(width))
+            bank.add("bias", group.outputs)
+            self.banks[escape(key)] = bank
+        self.start_at(priors or {})
+
+    def forward(
+        self, features: Mapping[str, Features], asked: Mapping[str, Records]
+    ) -> dict[str, Tensor]:
+        """(features, records) by head group → raw outputs [N, outputs] by head group."""
+        raw = {}
+        for key, records in asked.items():
+            bank = self.banks[escape(key)]
+            weight, bias = bank.get_parameter("weight"), bank.get_parameter("bias")
+            raw[key] = routed_linear(features[key], records.task, weight, bias)
+        return raw
+
+    @torch.no_grad()
+    def start_at(self, priors: Mapping[str, Tensor]) -> None:
+        """Set the biases of the named tasks from their priors."""
+        for name, prior in priors.items():
+            if name not in self.tasks.position:
+                hint = did_you_mean(name, self.tasks.names)
+                raise KeyError(f"a prior for no task: {name!r}{hint}")
+            task = self.tasks[name]
+            bias = self.banks[escape(task.group)].get_parameter("bias")
+            position = self.tasks.groups[task.group].position[name]
+            bias[position] = prior_bias(task, prior).to(bias)
+
+
+def prior_of(task: Task, labels: Labels) -> Tensor:
+    """What a task's labels say before any input: class shares [C], a mean [1] or a rate [1].
+
+    Half a label is added to every class, and to a rate, so that nothing is impossible.
+    """
+    target = labels.target.double()
+    weight = torch.ones_like(target) if labels.weight is None else labels.weight.double()
+    if task.kind in ("binary", "classes", "ordinal"):
+        classes = max(len(task.classes), 2)
+        counts = torch.zeros(classes, dtype=torch.float64).index_add_(0, target.long(), weight)
+        return (counts + 0.5) / (counts.sum() + 0.5 * classes)
+    total, mass = (target * weight).sum(), weight.sum()
+    if task.kind == "counts":
+        return ((total + 0.5) / (mass + 0.5)).reshape(1)
+    return (total / mass.clamp(min=1e-12)).reshape(1)
+
+
+def prior_bias(task: Task, prior: Tensor) -> Tensor:
+    """The raw outputs that predict the prior: (cumulative) log-odds, log shares, a log rate."""
+    match task.kind:
+        case "binary":
+            return torch.logit(prior[-1:])
+        case "classes":
+            return prior.log()
+        case "ordinal":
+            return torch.logit(1 - prior.cumsum(0)[:-1])
+        case "counts":
+            return prior.log()
+    return prior
+
+
+class Labelled(Protocol):
+    """A source of labels by task and split, as ``plait.data.Dataset`` is."""
+
+    @property
+    def tasks(self) -> TaskSet:
+        """The tasks."""
+
+    def labels(self, task: str, split: str) -> Labels:
+        """One task's labels in a split."""
+
+
+def priors_of(dataset: Labelled, split: str = "train") -> dict[str, Tensor]:
+    """The prior of every task that has labels in the split."""
+    found = {task.name: (task, dataset.labels(task.name, split)) for task in dataset.tasks}
+    return {name: prior_of(task, labels) for name, (task, labels) in found.items() if len(labels)}

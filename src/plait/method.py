@@ -18,7 +18,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from importlib.metadata import entry_points
@@ -137,16 +137,24 @@ class Method:
     """A registered class: a card, keyword-only settings, and one thing it does.
 
     ``parts`` names the settings that are methods themselves, with the family each belongs to.
+    ``inline`` is the one of them, if any, that may be spelled without its setting's name:
+    ``{merge: {ties: {}}}`` stands for ``{merge: {method: {ties: {}}}}``.
     """
 
     card: ClassVar[Card]
     parts: ClassVar[Mapping[str, str]] = {}
+    inline: ClassVar[str | None] = None
 
     @classmethod
     def accepted(cls) -> dict[str, inspect.Parameter]:
         """The settings the class accepts, by name, in order."""
         parameters = inspect.signature(cls).parameters.values()
-        return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+        found = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+        made: tuple[Field[Any], ...] = fields(cls) if is_dataclass(cls) else ()
+        for own in made:
+            if own.name in found and own.default_factory is not MISSING:
+                found[own.name] = found[own.name].replace(default=own.default_factory())
+        return found
 
     def settings(self) -> dict[str, Any]:
         """The settings as given, those left at their defaults included."""
@@ -163,7 +171,11 @@ class MethodError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the index: enough to list, search and load a method."""
+    """One line of the index: enough to list, search, document and load a method.
+
+    ``settings`` maps each setting to its ``type``, the family it belongs to as a ``part`` where it
+    is a method itself and, unless it must be given, its ``default``.
+    """
 
     key: str
     module: str
@@ -171,6 +183,17 @@ class Entry:
     summary: str
     paper: Mapping[str, Any] | None
     needs: tuple[str, ...]
+    laws: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
+    exceptions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Entry:
+        """Read one row of the index, as :func:`describe` writes it."""
+        named = {"cls" if key == "class" else key: value for key, value in row.items()}
+        fixed: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in named.items()}
+        return cls(**fixed)
 
     @property
     def family(self) -> str:
@@ -190,25 +213,25 @@ class Entry:
 def index() -> Mapping[str, Entry]:
     """All known methods by key: plait's own from the generated index, others by entry point."""
     rows = json.loads(files("plait").joinpath("methods.json").read_text("utf-8"))
-    found = {
-        row["key"]: Entry(
-            row["key"],
-            row["module"],
-            row["class"],
-            row["summary"],
-            row["paper"],
-            tuple(row["needs"]),
-        )
-        for row in rows
-    }
-    for point in entry_points(group="plait.methods"):
-        card = point.load().card
-        plain = card.to_json()
-        module, _, cls = point.value.partition(":")
-        found[card.key] = Entry(
-            card.key, module, cls, card.summary, plain["paper"], tuple(plain["needs"])
-        )
-    return found
+    rows += [describe(point.load()) for point in entry_points(group="plait.methods")]
+    return {row["key"]: Entry.from_row(row) for row in rows}
+
+
+def describe(cls: type[Method]) -> dict[str, Any]:
+    """The row of a class in the index: its card, where it lives and the settings it accepts."""
+    settings: dict[str, dict[str, Any]] = {}
+    for name, parameter in cls.accepted().items():
+        annotation = parameter.annotation
+        settings[name] = {"type": annotation if isinstance(annotation, str) else repr(annotation)}
+        if name in cls.parts:
+            settings[name]["part"] = cls.parts[name]
+            settings[name] |= {"inline": True} if name == cls.inline else {}
+        if parameter.default is not parameter.empty:
+            default = parameter.default
+            by_name = isinstance(default, Method)
+            settings[name]["default"] = default.card.name if by_name else _plain(default)
+    where = {"module": cls.__module__, "class": cls.__qualname__}
+    return {**cls.card.to_json(), **where, "settings": settings}
 
 
 def methods(family: str | None = None, have: Iterable[str] | None = None) -> list[Entry]:
@@ -260,34 +283,49 @@ def find(family: str, name: str) -> type[Method]:
 def resolve(family: str, spelled: Any) -> Any:
     """The method that ``name``, ``{name: {settings}}`` or an object stands for.
 
-    Raises :class:`MethodError`, with the path of keys to the mistake, for unknown names or settings.
+    Raises :class:`MethodError`, with the path of keys to it, for unknown names and settings.
     """
     if isinstance(spelled, Method):
         return spelled
     name, settings = unspell(family, spelled)
     cls = find(family, name)
     accepted = cls.accepted()
-    for setting in settings:
-        if setting not in accepted:
-            hint = did_you_mean(setting, accepted)
-            raise MethodError(
-                f"{family} {name!r} has no setting {setting!r}{hint}", (name, setting)
-            )
+    inlined = inlined_key(cls, settings)
     built = {}
-    for setting, value in settings.items():
+    for key, value in settings.items():
+        path: tuple[str, ...] = (name, key)
+        setting = key
+        if key == inlined:
+            setting, value, path = str(cls.inline), {key: value}, (name,)
+        elif key not in accepted:
+            hint = did_you_mean(key, accepted)
+            raise MethodError(f"{family} {name!r} has no setting {key!r}{hint}", path)
         part = cls.parts.get(setting)
         try:
             built[setting] = resolve(part, value) if part and value is not None else value
         except MethodError as error:
-            raise MethodError(str(error), (name, setting, *error.where)) from error
+            raise MethodError(str(error), (*path, *error.where)) from error
     try:
         return cls(**built)
     except (TypeError, ValueError) as error:
         raise MethodError(f"{family} {name!r}: {error}", (name,)) from error
 
 
+def inlined_key(cls: type[Method], settings: Mapping[str, Any]) -> str | None:
+    """The one key of the settings, if any, that is the name of the class's ``inline`` method."""
+    if cls.inline is None or cls.inline in settings:
+        return None
+    others = [key for key in settings if key not in cls.accepted()]
+    if len(others) != 1 or difflib.get_close_matches(others[0], cls.accepted(), n=1, cutoff=0.7):
+        return None
+    return others[0]
+
+
 def unspell(family: str, spelled: Any) -> tuple[str, dict[str, Any]]:
-    """Split ``name`` or ``{name: {settings}}`` into the name and its settings."""
+    """Split ``name`` or ``{name: {settings}}`` into the name and its settings.
+
+    ``{merge: average}``, a name where settings belong, is short for ``{merge: {average: {}}}``.
+    """
     match spelled:
         case str():
             return spelled, {}
@@ -295,6 +333,8 @@ def unspell(family: str, spelled: Any) -> tuple[str, dict[str, Any]]:
             ((name, settings),) = spelled.items()
             if settings is None:
                 return str(name), {}
+            if isinstance(settings, str):
+                return str(name), {settings: None}
             if isinstance(settings, Mapping):
                 return str(name), {str(key): value for key, value in settings.items()}
             raise MethodError(f"the settings of {family} {name!r} must be a mapping", (str(name),))
@@ -314,10 +354,17 @@ def spell(method: Method) -> str | dict[str, Any]:
         for key, value in method.settings().items()
         if not _same(value, accepted[key].default)
     }
+    if cls.inline in settings:
+        inner, inside = unspell(cls.parts[cls.inline], settings[cls.inline])
+        if inner not in accepted:
+            del settings[cls.inline]
+            settings[inner] = inside
     return {name: settings} if settings else name
 
 
 def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, Method):  # a default may be spelled by name: "equal" is Equal()
+        return bool(spell(value) == _plain(default))
     return type(value) is type(default) and bool(value == default)
 
 

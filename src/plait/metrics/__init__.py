@@ -1,0 +1,6 @@
+"""Metrics per kind of task; a metric that is undefined says so and why."""
+
+from plait.metrics.base import Metric, Undefined, replicates
+from plait.metrics.table import METRICS, metric_of
+
+__all__ = ["METRICS", "Metric", "Undefined", "metric_of", "replicates"]

@@ -20,6 +20,7 @@ import plait
 from plait.comparing import Progress, Study
 from plait.comparing.model import Model
 from plait.comparing.plan import Plan
+from plait.comparing.running import work
 from plait.comparing.strategy import Strategy
 from plait.method import Card
 
@@ -239,9 +240,17 @@ def test_a_cell_whose_process_died_often_is_not_tried_forever(tmp_path: Path) ->
     (cell,) = study.wanted()
     for _ in range(3):
         study.store.attempts(cell.key)
-    study.run(progress=Progress())
+    work(study, None, Progress())  # as a worker does that was started in place of the dead
     (failure,) = study.failures()
     assert "died 3 times" in failure.error
+    study.run(progress=Progress())  # and a new run tries again
+    assert study.failures() == []
+
+
+def test_workers_need_data_that_they_can_load(tmp_path: Path) -> None:
+    study = Study(plan(), {}, folder=tmp_path, seeds=1)
+    with pytest.raises(ValueError, match="give tables, not a Dataset"):
+        study.run(workers=2, progress=Progress())
 
 
 @pytest.mark.slow

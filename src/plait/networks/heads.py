@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,7 @@ class Labelled(Protocol):
     def tasks(self) -> TaskSet:
         """The tasks."""
 
-    def labels(self, task: str, split: str) -> Labels:
+    def labels(self, task: str, split: Any) -> Labels:
         """One task's labels in a split."""
 
 

@@ -1,0 +1,120 @@
+"""``plait``: the commands, and what every one of them does with errors, signals and the exit code.
+
+Exit codes: 0 fine, 1 a mistake in what was given, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from plait.cli import compare, demo, init, methods, models, report, validate
+
+app = typer.Typer(
+    name="plait",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Many tasks, one model: train it in every known way, measured by one ruler.",
+)
+app.command("demo")(demo.demo)
+app.command("init")(init.init)
+app.command("validate")(validate.validate)
+app.command("compare")(compare.compare)
+app.command("status")(report.status)
+app.command("report")(report.report)
+app.command("train")(models.train)
+app.command("predict")(models.predict)
+app.command("methods")(methods.methods)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from plait import __version__
+
+        typer.echo(f"plait {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def plait(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """Many tasks, one model: train it in every known way, measured by one ruler."""
+    del debug, version  # the one is read by run(), where errors arrive; the other has left
+
+
+def run(arguments: list[str] | None = None) -> NoReturn:
+    """The command line, then exit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where a terminal cannot show a character
+    before, separator, after = _cut(arguments)
+    debug = "--debug" in before
+    plain = [word for word in before if word != "--debug"] + separator + after
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(args=plain, prog_name="plait", standalone_mode=True)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_explain(error))
+    sys.exit(0)
+
+
+def _cut(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """What stands before ``--``, and what after: file names there may look like options."""
+    if "--" not in arguments:
+        return arguments, [], []
+    at = arguments.index("--")
+    return arguments[:at], ["--"], arguments[at + 1 :]
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise SystemExit(128 + number)
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong in words a user can act on; the exit code."""
+    from plait.cli.console import fail
+
+    for line in _message(error).splitlines() or [type(error).__name__]:
+        fail(line)
+    return 1
+
+
+def _message(error: Exception) -> str:
+    match error:
+        case FileNotFoundError() if error.filename:
+            return f"{error.filename}: there is no such file"
+        case PermissionError() if error.filename:
+            return f"{error.filename}: not allowed to read or write it"
+        case OSError() if error.filename:
+            return f"{error.filename}: {error.strerror}"
+        case ValueError() | OSError() | ImportError():
+            return str(error)
+        case KeyError():
+            detail: Any = error.args[0] if error.args else ""
+        case _:
+            detail = error
+    return f"{type(error).__name__}: {detail}; run again with --debug to see where"
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,59 @@
+"""``plait methods``: what there is, and what runs with what you have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def methods(
+    have: Annotated[
+        str | None,
+        typer.Option(help="Only those that run with these: base,unlabelled,validation,…"),
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Only this family: balancing, sharing, merging, …")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the methods, their papers and what they need."""
+    from plait.cli import console
+    from plait.method import Need
+    from plait.method import methods as find
+
+    owned = None if have is None else [word for word in have.split(",") if word.strip()]
+    entries = find(family, owned)
+    if json:
+        console.dump(
+            [
+                {
+                    "key": entry.key,
+                    "summary": entry.summary,
+                    "paper": entry.paper,
+                    "needs": list(entry.needs),
+                    "settings": dict(entry.settings),
+                }
+                for entry in entries
+            ]
+        )
+        return
+    rows = [
+        (
+            entry.key,
+            entry.summary,
+            _paper(entry.paper),
+            ", ".join(Need(need).words for need in entry.needs) or "nothing more",
+        )
+        for entry in entries
+    ]
+    console.show(console.table(("method", "what it does", "paper", "needs"), rows))
+    if not entries:
+        console.say("No method runs with that.")
+
+
+def _paper(paper: object) -> str:
+    if not isinstance(paper, dict):
+        return ""
+    first = str(paper["authors"]).replace(" and ", ",").split(",")[0].split()
+    return f"{first[-1] if first else ''} {paper['year']}"

@@ -1,0 +1,183 @@
+"""What the strategies that train networks share: building, training, and timing a few steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from plait.batch import Batch
+from plait.comparing.evaluate import mean_loss, predict_split
+from plait.comparing.model import NetworkModel, featured
+from plait.comparing.plan import Plan
+from plait.data.mixing import Feed, SideBySide, auto_batch, feed_for
+from plait.method import Method, resolve, spell
+from plait.networks import Network, build_network
+from plait.networks.base import escape
+from plait.networks.heads import priors_of
+from plait.training import train
+
+TIMED = 3  # steps timed for an estimate
+
+
+def fresh(family: str, spelled: Method | str) -> Any:
+    """A method of its own for one training: balancers carry state."""
+    return resolve(family, spell(spelled) if isinstance(spelled, Method) else spelled)
+
+
+def make_network(
+    plan: Plan,
+    seed: int,
+    *,
+    sharing: Method | str = "hard",
+    tasks: Collection[str] | None = None,
+    encoder: Mapping[str, Any] | None = None,
+) -> Network:
+    """A fresh network of the plan for some of its tasks, its heads at the tasks' base rates."""
+    dataset = plan.dataset
+    chosen = dataset.tasks if tasks is None else dataset.tasks.subset(tasks)
+    priors = priors_of(dataset)
+    return build_network(
+        inputs=dataset.inputs,
+        tasks=chosen,
+        encoder=plan.located if encoder is None else encoder,
+        sharing=fresh("sharing", sharing),
+        seed=seed,
+        priors={name: prior for name, prior in priors.items() if name in chosen.position},
+    )
+
+
+def train_network(
+    plan: Plan,
+    network: Network,
+    seed: int,
+    folder: Path,
+    *,
+    passes: int | None = None,
+    balancer: Method | str = "equal",
+    procedure: Method | str | None = None,
+    feed: Feed | None = None,
+    per_task: bool = False,
+    early: bool = True,
+) -> dict[str, Any]:
+    """Train a network as the plan says; returns what was found, as plain data.
+
+    ``passes`` stand in for the plan's. ``early`` False keeps the weights of the last step.
+    """
+    training = plan.training if passes is None else replace(plan.training, passes=passes)
+    dataset = featured(network, plan.dataset, plan.folder)
+    feed = feed or feed_for(dataset, training, seed, network.tasks.names)
+    run = train(
+        network,
+        dataset,
+        training,
+        balancer=fresh("balancing", balancer),
+        procedure=fresh("procedure", procedure or "plain"),
+        seed=seed,
+        folder=folder,
+        feed=feed,
+        per_task=per_task,
+        keep_best=early,
+    )
+    best = run.step if run.best_step is None else run.best_step
+    return {"best_pass": max(1, round(best / feed.steps))}
+
+
+def encoder_frozen(plan: Plan, *, frozen: bool) -> Plan:
+    """The plan with its pretrained encoders frozen, or not."""
+    encoder = {}
+    for kind, form in plan.encoder.items():
+        encoder[kind] = form
+        if isinstance(form, Mapping) and "pretrained" in str(form):
+            ((name, settings),) = form.items()
+            encoder[kind] = {name: {**settings, "frozen": frozen}}
+    dataset = plan.dataset
+    return replace(plan, encoder=encoder, source=lambda: dataset)
+
+
+def own_feed(plan: Plan, network: Network, seed: int, steps: int) -> SideBySide:
+    """The feed of tasks that are trained each on its own."""
+    data = featured(network, plan.dataset, plan.folder)
+    return SideBySide(data, steps=steps, seed=seed, tasks=network.tasks.names)
+
+
+def own_steps(plan: Plan, labels: int) -> int:
+    """Steps of one pass over the labels of one task."""
+    batch = plan.training.batch
+    size = auto_batch(labels) if batch == "auto" else int(batch)
+    return max(1, -(-labels // size))
+
+
+def seconds_of(
+    plan: Plan,
+    network: Network,
+    feed: Feed | None = None,
+    *,
+    balancer: Method | str = "equal",
+    procedure: Method | str | None = None,
+) -> float:
+    """About how long a training of all passes takes, from a few timed steps.
+
+    The network is changed. Early stopping, if it comes, makes the training shorter.
+    """
+    data = featured(network, plan.dataset, plan.folder)
+    feed = feed or feed_for(data, plan.training, 0, network.tasks.names)
+    times: list[float] = []
+    train(
+        network,
+        data,
+        replace(plan.training, passes=1, patience=None),
+        balancer=fresh("balancing", balancer),
+        procedure=fresh("procedure", procedure or "plain"),
+        feed=_Few(feed, TIMED + 1),
+        observers=(lambda *_: times.append(time.perf_counter()),),
+    )
+    # The first step pays for what is set up once, and the end for validation.
+    each = min(np.diff(times)) if len(times) > 1 else 0.0
+    return float(each) * feed.steps * plan.training.passes
+
+
+class _Few:
+    """The first steps of a feed as a whole pass."""
+
+    def __init__(self, feed: Feed, steps: int) -> None:
+        self.feed = feed
+        self.steps = min(steps, feed.steps)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
+        return self.feed.batch(step)
+
+
+def validation_loss(plan: Plan, network: Network) -> float:
+    """The mean over tasks of a network's validation losses."""
+    model = NetworkModel(network)
+    return mean_loss(
+        network.tasks, predict_split(model, featured(network, plan.dataset, plan.folder), "valid")
+    )
+
+
+def transplant(source: Network, target: Network) -> None:
+    """Give a network the trunk of another of the same shape, and the heads of common tasks."""
+    target.trunk.load_state_dict(source.trunk.state_dict())
+    copy_heads(source, target)
+
+
+@torch.no_grad()
+def copy_heads(source: Network, target: Network) -> None:
+    """Copy the heads of the tasks that both networks have."""
+    for group, mine in target.tasks.groups.items():
+        theirs = source.tasks.groups.get(group)
+        if theirs is None:
+            continue
+        here = dict(target.heads.banks[escape(group)].named_parameters())
+        there = dict(source.heads.banks[escape(group)].named_parameters())
+        for task in mine.tasks:
+            if task in theirs.position:
+                for name, parameter in here.items():
+                    parameter[mine.position[task]] = there[name][theirs.position[task]]

@@ -1,0 +1,175 @@
+"""``plait.compare``: a study in one call."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plait.comparing.declared import Declared, text_of
+from plait.comparing.plan import Plan
+from plait.comparing.study import Study, read_seeds
+from plait.data import Dataset, DataSpec, SplitSpec, TableSpec, TaskSpec
+from plait.method import did_you_mean
+from plait.training.settings import Training
+
+if TYPE_CHECKING:
+    from plait.comparing.progress import Progress
+    from plait.comparing.tune import Tune
+
+USUAL: Mapping[str, Any] = {
+    "joint": "joint",
+    "weighted": {"joint": {"balancing": "uncertainty"}},
+    "projected": {"joint": {"balancing": "pcgrad"}},
+    "experts": {"joint": {"sharing": "mmoe"}},
+    "merged": {"merge": "task_arithmetic"},
+}
+
+
+def compare(
+    data: Any,
+    tasks: Mapping[str, Any] | Sequence[str] | None = None,
+    strategies: Mapping[str, Any] | Sequence[str] | None = None,
+    *,
+    targets: Sequence[str] | Mapping[str, str] | None = None,
+    encoder: Mapping[str, Any] | None = None,
+    training: Training | Mapping[str, Any] | None = None,
+    seeds: Mapping[str, int] | int | None = None,
+    split: SplitSpec | None = None,
+    id: str | None = None,  # noqa: A002
+    intervals: str | None = None,
+    tune: Mapping[str, Any] | Tune | None = None,
+    sample: float | None = None,
+    out: str | Path | None = None,
+    title: str = "",
+    about: Mapping[str, Any] | None = None,
+    base: Path | None = None,
+    workers: int = 1,
+    time: float | None = None,
+    progress: Progress | None = None,
+    run: bool = True,
+) -> Study:
+    """Train and measure every strategy on some tasks; returns the :class:`Study`, already run.
+
+    ``data`` is a table (polars, pandas, Arrow, a dict of arrays, a path), a dict of tables by name,
+    a ``DataSpec`` or a ``Dataset`` of :mod:`plait.data`. ``targets`` are columns to predict;
+    ``tasks`` says more: names with a ``TaskSpec``, its settings or a kind.
+    ``strategies`` maps labels to methods (or lists their names); ``separate`` and plain baselines
+    are always there. ``out`` is the folder of the run: a study made again there computes only what
+    is missing. Without it the run lives in a temporary folder, until the process ends. Raises
+    ``DataError`` for faulty data and ``ValueError`` for any other mistake, before any training.
+    """
+    same = {"encoder": dict(encoder or {}), "training": _training(training), "base": base}
+    folder = _temporary() if out is None else Path(out)
+    counts = read_seeds(seeds)
+    declared = None
+    if not isinstance(data, Dataset):
+        declared = Declared(
+            data=_data(data, key=id, split=split, intervals=intervals),
+            tasks=_tasks(tasks, targets),
+            text=text_of(encoder or {}),
+            sample=sample,
+            base=base,
+        )
+    elif tasks is not None or targets is not None:
+        raise ValueError("a Dataset has its tasks already; leave tasks and targets out")
+    datasets = _datasets(data, declared, counts["split"], folder / "cache")
+    plans = [Plan.of(dataset, **same) for dataset in datasets]
+    study = Study(
+        plans,
+        _strategies(strategies),
+        folder=folder,
+        seeds=counts,
+        tune=tune,
+        title=title,
+        declared=declared,
+        about=about,
+    )
+    return study.run(workers=workers, time=time, progress=progress) if run else study
+
+
+def _datasets(data: Any, declared: Declared | None, splits: int, cache: Path) -> list[Dataset]:
+    """The data set of every split."""
+    if declared is not None:
+        return [declared.load(number, cache) for number in range(splits)]
+    if splits > 1:
+        raise ValueError("a Dataset is split already; give tables to split them several times")
+    return [data]
+
+
+def _strategies(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]:
+    if not given:
+        return dict(USUAL)
+    if isinstance(given, Mapping):
+        # {joint: {}} and {joint: null} are the method of that name with its defaults.
+        return {label: spelled or label for label, spelled in given.items()}
+    return {name: name for name in ([given] if isinstance(given, str) else given)}
+
+
+def _training(given: Training | Mapping[str, Any] | None) -> Training:
+    if isinstance(given, Training):
+        return given
+    known = [each.name for each in fields(Training)]
+    for name in given or {}:
+        if name not in known:
+            raise ValueError(f"training: no setting {name!r}{did_you_mean(name, known)}")
+    return Training(**(given or {}))
+
+
+def _data(
+    data: Any, *, key: str | None, split: SplitSpec | None, intervals: str | None
+) -> DataSpec:
+    if isinstance(data, DataSpec):
+        if key is not None or split is not None or intervals is not None:
+            raise ValueError("a DataSpec says id, split and intervals itself")
+        return data
+    if isinstance(data, Mapping) and data and all(_is_table(one) for one in data.values()):
+        tables = {str(name): _table(one) for name, one in data.items()}
+    else:
+        tables = {"table": _table(data)}
+    return DataSpec(tables=tables, id=key, split=split, intervals=intervals)
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a value of a dict is a table, and not a column."""
+    if isinstance(value, (str, Path, TableSpec, Mapping)):
+        return True
+    return hasattr(value, "columns") or hasattr(value, "column_names")
+
+
+def _table(value: Any) -> TableSpec:
+    return value if isinstance(value, TableSpec) else TableSpec(source=value)
+
+
+def _tasks(
+    tasks: Mapping[str, Any] | Sequence[str] | None,
+    targets: Sequence[str] | Mapping[str, str] | None,
+) -> dict[str, TaskSpec]:
+    if (tasks is None) == (targets is None):
+        raise ValueError("give either targets (columns to predict) or tasks")
+    given: Any = targets if tasks is None else tasks
+    if not isinstance(given, Mapping):
+        given = dict.fromkeys([given] if isinstance(given, str) else given)
+    return {str(name): _task(str(name), one) for name, one in given.items()}
+
+
+def _task(name: str, given: Any) -> TaskSpec:
+    if isinstance(given, TaskSpec):
+        return given
+    if given is None or isinstance(given, str):
+        return TaskSpec(target=name, kind=given)
+    known = [each.name for each in fields(TaskSpec)]
+    for setting in given:
+        if setting not in known:
+            raise ValueError(f"task {name!r}: no setting {setting!r}{did_you_mean(setting, known)}")
+    return TaskSpec(**given)
+
+
+def _temporary() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="plait-run-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

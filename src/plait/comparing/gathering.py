@@ -1,0 +1,268 @@
+"""From a run's folder to what a report shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plait.comparing.answer import answer
+from plait.comparing.cells import Cell
+from plait.comparing.evaluate import read_predictions
+from plait.comparing.leaderboard import Contender, standings
+from plait.comparing.predictor import Predictor
+from plait.comparing.ranking import Ranking
+from plait.comparing.results import Cost, Curve, Failure, Results
+from plait.comparing.statistics import DEFINITIONS, CellPredictions, TaskPredictions, rank
+from plait.method import spell
+from plait.metrics import METRICS
+from plait.weights.files import read_json
+
+if TYPE_CHECKING:
+    from plait.comparing.study import Place, Study
+
+POINTS = 160  # points of a curve that a report shows
+SERIES = 30  # with more tasks than that a curve shows their mean
+KINDS = {"step": ("loss", "losses"), "valid": ("valid", "losses"), "conflict": ("conflict", "")}
+
+
+def gather(study: Study) -> Results:
+    """Everything a report shows. Raises ``ValueError`` where no cell has finished."""
+    cells = study.cells()
+    finished = {place: cell for place, cell in cells.items() if study.store.finished(cell.key)}
+    if not finished:
+        raise ValueError(f"{study.folder}: no cell has finished; see failures()")
+    test, valid = ranking(study, finished, "test"), ranking(study, finished, "valid")
+    failed = failures(study)
+    contenders = [
+        Contender(
+            strategy=label,
+            words=strategy.words(),
+            recipe=spell(strategy),
+            baseline=strategy.baseline,
+            cost=cost_of(study, label, finished),
+            failed="" if any(place.label == label for place in finished) else _why(label, failed),
+        )
+        for label, strategy in study.strategies.items()
+    ]
+    rows = standings(contenders, test, valid)
+    tables = study.tables()
+    return Results(
+        title=study.title,
+        answer=answer(rows, test, valid),
+        standings=rows,
+        scores=test.scores,
+        failures=failed,
+        tasks=tables[0]["summary"],
+        facts=tables[0]["facts"],
+        warnings=tables[0]["warnings"],
+        curves=tuple(curves(study, finished)),
+        definitions={
+            **DEFINITIONS,
+            **{name: METRICS[name].words for task in study.tasks for name in task.metrics},
+        },
+        recipe=study.about.get("recipe") or plain_recipe(study),
+        environment=read_json(study.folder / "plait.lock.json"),
+        notes=[*notes(study), *test.notes],
+        caption=study.about.get("caption", ""),
+        pictures=study.about.get("pictures", ()),
+    )
+
+
+def ranking(study: Study, finished: Mapping[Place, Cell], split: str) -> Ranking:
+    """All finished cells measured on the rows of a split."""
+    read: dict[str, dict[str, TaskPredictions]] = {}
+    predictions = []
+    for place, cell in finished.items():
+        if cell.key not in read:
+            path = study.store.path(cell.key) / "predictions.parquet"
+            read[cell.key] = read_predictions(path, study.tasks, split)
+        if random(cell):
+            cell_of = CellPredictions(place.label, place.init, read[cell.key], place.split)
+        elif place.init == 0:  # the one cell stands for every seed
+            cell_of = CellPredictions(place.label, None, read[cell.key], place.split)
+        else:
+            continue
+        predictions.append(cell_of)
+    return rank(predictions, study.tasks)
+
+
+def _why(label: str, failed: Sequence[Failure]) -> str:
+    return next((each.error for each in failed if each.strategy == label), "no cell finished")
+
+
+def random(cell: Cell) -> bool:
+    """Whether a cell depends on the seed."""
+    return cell.strategy.seeded or any(random(part) for part in cell.parts.values())
+
+
+def failures(study: Study) -> list[Failure]:
+    """The cells that did not finish: those that failed, and those that were never started."""
+    found = []
+    for place, cell in study.cells().items():
+        if study.store.finished(cell.key):
+            continue
+        failed = study.store.failure(cell.key)
+        why = failed.error if failed else "not started: the time was up or the run was stopped"
+        found.append(Failure(place.label, seed_name(study, place), why, cell.key))
+    return found
+
+
+def seed_name(study: Study, place: Place) -> str:
+    """A seed as tables show it."""
+    return f"{place.init}" if study.seeds["split"] == 1 else f"{place.init} (split {place.split})"
+
+
+def cost_of(study: Study, label: str, finished: Mapping[Place, Cell]) -> Cost:
+    """The mean cost over seeds, with the seconds of parts and trials."""
+    cells = {cell.key: cell for place, cell in finished.items() if place.label == label}
+    if not cells:
+        return Cost()
+    costs = {key: study.store.read(key, "cost.json") for key in cells}
+    seconds = [_seconds(study, cell) for cell in cells.values()]
+    tried = {cell.key: cell for cell in study.trials(label) if study.store.finished(cell.key)}
+    extra = sum(_seconds(study, cell) for key, cell in tried.items() if key not in cells)
+    memory = [cost["memory"] for cost in costs.values() if cost["memory"] is not None]
+    return Cost(
+        parameters=_mean(cost["parameters"] for cost in costs.values()),
+        active=_mean(cost["active"] for cost in costs.values()),
+        seconds=float(np.mean(seconds)) + extra,
+        memory=max(memory, default=None),
+        latency=_mean(cost["latency"] for cost in costs.values()),
+    )
+
+
+def _seconds(study: Study, cell: Cell) -> float:
+    """The seconds of a cell and of the parts it needed, each part once."""
+    keys = {cell.key, *(part.key for part in cell.ancestors())}
+    keys = {key for key in keys if study.store.finished(key)}
+    return float(sum(study.store.read(key, "cost.json")["seconds"] for key in keys))
+
+
+def _mean(values: Iterator[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def best(study: Study, label: str | None = None) -> Predictor:
+    """The model of the chosen strategy (or of a label) with the lowest validation loss.
+
+    Raises ``ValueError`` for an unknown label, or one of which no cell finished.
+    """
+    from plait.method import did_you_mean
+
+    label = label or chosen(study)
+    if label not in study.strategies:
+        raise ValueError(f"no strategy {label!r}{did_you_mean(label, study.strategies)}")
+    scored = []
+    for place, cell in study.cells().items():
+        if place.label == label and study.store.finished(cell.key):
+            loss = study.store.read(cell.key, "cost.json")["valid_loss"]
+            scored.append((float("inf") if loss is None else loss, place.split, place.init, cell))
+    if not scored:
+        raise ValueError(f"no cell of {label!r} has finished; see failures()")
+    *_, cell = min(scored, key=lambda row: row[:3])
+    predictor = Predictor.load(study.store.path(cell.key) / "model")
+    predictor.about |= {"title": study.title, "label": label}
+    return predictor
+
+
+def chosen(study: Study) -> str:
+    """The strategy that the leaderboard says to use."""
+    rows = study.results.standings
+    return next((row.strategy for row in rows if row.chosen), rows[0].strategy)
+
+
+def curves(study: Study, finished: Mapping[Place, Cell]) -> Iterator[Curve]:
+    """What every cell with a training logged."""
+    for place, cell in finished.items():
+        path = study.store.path(cell.key) / "events.jsonl"
+        series = read_events(path.read_text("utf-8").splitlines() if path.exists() else ())
+        for kind, by_name in series.items():
+            steps = sorted({step for points in by_name.values() for step in points})
+            steps = [
+                steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, POINTS).astype(int))
+            ]
+            yield Curve(
+                strategy=place.label,
+                seed=seed_name(study, place),
+                kind=kind,
+                steps=steps,
+                series=_series(by_name, steps),
+            )
+
+
+def read_events(lines: Sequence[str]) -> dict[str, dict[str, dict[int, float | None]]]:
+    """Events by kind (loss, valid, weight, conflict), then task, then step."""
+    found: dict[str, dict[str, dict[int, float | None]]] = {}
+    for line in lines:
+        event = json.loads(line)
+        values: dict[str, dict[str, Any]] = {}
+        match event.get("event"):
+            case "step":
+                values = {"loss": event.get("losses") or {}, "weight": event.get("weights") or {}}
+            case "valid":
+                values = {"valid": event.get("losses") or {}}
+            case "conflict":
+                values = {"conflict": {"cosine": event.get("cosine"), "share": event.get("share")}}
+        for kind, by_name in values.items():
+            for name, value in by_name.items():
+                found.setdefault(kind, {}).setdefault(name, {})[event["step"]] = value
+    return found
+
+
+def _series(
+    by_name: Mapping[str, Mapping[int, float | None]], steps: Sequence[int]
+) -> dict[str, list[float | None]]:
+    if len(by_name) <= SERIES:
+        return {name: [points.get(step) for step in steps] for name, points in by_name.items()}
+    mean: list[float | None] = []
+    for step in steps:
+        known = [value for points in by_name.values() if (value := points.get(step)) is not None]
+        mean.append(float(np.mean(known)) if known else None)
+    return {f"mean of {len(by_name)} tasks": mean}
+
+
+def notes(study: Study) -> Iterator[str]:
+    """The budget, and what a seed changes."""
+    training = study.plans[0].training
+    budget = f"Budget: at most {training.passes} passes over each task's labelled training rows"
+    if training.patience is not None:
+        budget += f", ended after {training.patience} without a better validation loss"
+    yield f"{budget}; the weights with the best validation loss are kept. Merging splits the same "
+    "passes between a common start and the experts."
+    if study.tune.trials > 1:
+        yield (
+            f"Tuning: {study.tune.trials} trials for each strategy over "
+            f"{', '.join(study.tune.over)}, chosen by validation loss and counted in the seconds; "
+            "what a strategy does not have is not tried."
+        )
+    init, split = study.seeds["init"], study.seeds["split"]
+    changes = "the first weights, the order of rows and what is random in a method"
+    yield f"{init} {'seed' if init == 1 else 'seeds'} of training: a seed changes {changes}." + (
+        " The split of the rows is always the same."
+        if split == 1
+        else f" The rows are split {split} times, and figures are over all splits."
+    )
+    if study.declared is not None and study.declared.sample is not None:
+        yield f"Only a sample of {study.declared.sample:.0%} of the rows was used."
+
+
+def plain_recipe(study: Study) -> str:
+    """The study in YAML, as far as it was not given as a file."""
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.width = 100
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    told = study.to_json()
+    kept = {key: told[key] for key in ("title", "encoder", "training", "seeds") if told[key]}
+    kept["strategies"] = {label: spell(one) for label, one in study.given.items()}
+    out = StringIO()
+    yaml.dump(kept, out)
+    return out.getvalue()

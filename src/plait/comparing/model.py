@@ -1,0 +1,267 @@
+"""Models: what strategies make, of whatever sort, with one way to predict, save and load.
+
+A saved model is a folder with ``model.json`` (its sort, its tasks, what was found on the way) and
+the files of its sort: safetensors, JSON, the text of LightGBM, skops; never pickle.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from plait.batch import Batch, Parts, Records
+from plait.comparing.results import Cost
+from plait.networks.frozen import features_of
+from plait.networks.network import Network
+from plait.networks.transformer import Transformer
+from plait.task import Task, TaskSet
+from plait.weights.files import DamagedError, read_json, write_json
+
+if TYPE_CHECKING:
+    from plait.data import Dataset
+
+FORMAT = 1
+Asked = Mapping[str, Records]
+
+
+class Model(ABC):
+    """Something that predicts any of its tasks.
+
+    ``evidence`` is what was found on the way (a coefficient chosen on validation, the best pass),
+    as plain data.
+    """
+
+    sort: ClassVar[str]
+
+    def __init__(self, tasks: TaskSet, evidence: Mapping[str, Any] | None = None) -> None:
+        self.tasks = tasks
+        self.evidence = dict(evidence or {})
+
+    @abstractmethod
+    def predict(self, parts: Parts, asked: Asked) -> dict[str, Tensor]:
+        """Predictions as users see them, by head group and aligned with the records asked for.
+
+        A probability [N], class probabilities [N, C], a mean in the target's units [N] or a rate.
+        """
+
+    def reading(self, dataset: Dataset, cache: Path | None) -> Dataset:  # noqa: ARG002
+        """The data set as this model reads it fastest: with frozen features in place of texts."""
+        return dataset
+
+    @abstractmethod
+    def cost(self) -> Cost:
+        """The parameters stored, and those active for one row."""
+
+    @abstractmethod
+    def _write(self, folder: Path, frozen: Path | None) -> dict[str, Any]:
+        """Write what is the sort's own; plain data for ``model.json`` is returned."""
+
+    @classmethod
+    @abstractmethod
+    def _read(cls, folder: Path, tasks: TaskSet, about: Mapping[str, Any]) -> Self:
+        """Read it back."""
+
+    def save(self, folder: Path, frozen: Path | None = None) -> None:
+        """Write the model into a folder; weights that were not trained go to ``frozen``, if given,
+        where many models can share one copy.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        own = self._write(folder, frozen)
+        about = {
+            "format": FORMAT,
+            "sort": self.sort,
+            "tasks": [task.to_json() for task in self.tasks],
+            "evidence": self.evidence,
+            **own,
+        }
+        write_json(folder / "model.json", about)
+
+
+def load_model(folder: Path) -> Model:
+    """Read any model back; :class:`DamagedError` says what is wrong with the folder."""
+    path = folder / "model.json"
+    if not path.is_file():
+        raise DamagedError(f"{folder} holds no model: there is no model.json")
+    about = read_json(path)
+    if about.get("format") != FORMAT:
+        raise DamagedError(
+            f"{path}: format {about.get('format')!r}; this version of plait reads {FORMAT}"
+        )
+    from plait.comparing.plain.model import EstimatorModel
+
+    sorts: dict[str, type[Model]] = {
+        cls.sort: cls for cls in (NetworkModel, BundleModel, EstimatorModel)
+    }
+    if about.get("sort") not in sorts:
+        raise DamagedError(f"{path}: no model of sort {about.get('sort')!r} is known")
+    tasks = TaskSet(Task.from_json(row) for row in about["tasks"])
+    model = sorts[about["sort"]]._read(folder, tasks, about)
+    model.evidence = dict(about["evidence"])
+    return model
+
+
+class NetworkModel(Model):
+    """One network for all tasks."""
+
+    sort: ClassVar[str] = "network"
+
+    def __init__(self, network: Network, evidence: Mapping[str, Any] | None = None) -> None:
+        super().__init__(network.tasks, evidence)
+        self.network = network.eval()
+
+    def predict(self, parts: Parts, asked: Asked) -> dict[str, Tensor]:
+        device = next(self.network.parameters()).device
+        moved = {
+            schema: {name: tensor.to(device) for name, tensor in part.items()}
+            for schema, part in parts.items()
+        }
+        wanted = {
+            group: Records(records.task.to(device), records.rows.to(device))
+            for group, records in asked.items()
+            if len(records)
+        }
+        if not wanted:
+            return {}
+        return {group: found.cpu() for group, found in self.network.predict(moved, wanted).items()}
+
+    def reading(self, dataset: Dataset, cache: Path | None) -> Dataset:
+        return featured(self.network, dataset, cache)
+
+    def cost(self) -> Cost:
+        stored = sum(parameter.numel() for parameter in self.network.parameters())
+        return Cost(parameters=float(stored), active=float(stored))
+
+    def _write(self, folder: Path, frozen: Path | None) -> dict[str, Any]:
+        self.network.save_pretrained(folder / "network", frozen)
+        return {}
+
+    @classmethod
+    def _read(cls, folder: Path, tasks: TaskSet, about: Mapping[str, Any]) -> Self:  # noqa: ARG003
+        return cls(Network.from_pretrained(folder / "network"))
+
+
+def featured(network: Network, dataset: Dataset, cache: Path | None) -> Dataset:
+    """A data set with the features of the network's frozen text encoders, computed once."""
+    if not any(isinstance(m, Transformer) and m.reads_features for m in network.modules()):
+        return dataset
+    return dataset.extra_inputs(features_of(network, dataset, cache and cache / "features"))
+
+
+class BundleModel(Model):
+    """Several models, each with tasks of its own.
+
+    The tasks keep the order given; each must belong to exactly one member.
+    """
+
+    sort: ClassVar[str] = "bundle"
+
+    def __init__(
+        self, tasks: TaskSet, members: Sequence[Model], evidence: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(tasks, evidence)
+        self.members = tuple(members)
+        names = [name for member in self.members for name in member.tasks.names]
+        if sorted(names) != sorted(tasks.names):
+            raise ValueError("every task of a bundle must belong to exactly one of its members")
+        _share_frozen(self.members)
+
+    def predict(self, parts: Parts, asked: Asked) -> dict[str, Tensor]:
+        total = sum(len(next(iter(part.values()))) for part in parts.values())
+        found: dict[str, Tensor] = {}
+        for member in self.members:
+            for group, (where, values) in _delegate(
+                self.tasks, member, parts, asked, total
+            ).items():
+                if group not in found:
+                    found[group] = values.new_empty((len(asked[group]), *values.shape[1:]))
+                found[group][where] = values
+        return found
+
+    def reading(self, dataset: Dataset, cache: Path | None) -> Dataset:
+        return self.members[0].reading(dataset, cache)
+
+    def cost(self) -> Cost:
+        """The parameters of all members; a frozen encoder that they share counts once."""
+        networks = [member.network for member in self.members if isinstance(member, NetworkModel)]
+        places = {p.data_ptr(): p.numel() for network in networks for p in network.parameters()}
+        others = [m.cost() for m in self.members if not isinstance(m, NetworkModel)]
+        stored = float(sum(places.values())) + sum(cost.parameters or 0.0 for cost in others)
+        return Cost(parameters=stored, active=stored)
+
+    def of(self, task: str) -> Model:
+        """The member that has a task."""
+        return next(member for member in self.members if task in member.tasks.names)
+
+    def _write(self, folder: Path, frozen: Path | None) -> dict[str, Any]:
+        for number, member in enumerate(self.members):
+            member.save(folder / "members" / str(number), frozen or folder)
+        return {"members": len(self.members)}
+
+    @classmethod
+    def _read(cls, folder: Path, tasks: TaskSet, about: Mapping[str, Any]) -> Self:
+        members = [load_model(folder / "members" / str(i)) for i in range(about["members"])]
+        return cls(tasks, members)
+
+
+def _share_frozen(members: Sequence[Model]) -> None:
+    """Let networks with equal frozen tensors hold one copy of them."""
+    kept: dict[str, torch.nn.Parameter] = {}
+    for member in members:
+        if isinstance(member, NetworkModel):
+            for name, parameter in member.network.named_parameters():
+                if not parameter.requires_grad:
+                    first = kept.setdefault(name, parameter)
+                    if first is not parameter and torch.equal(first, parameter):
+                        parameter.data = first.data
+
+
+def _delegate(
+    tasks: TaskSet, member: Model, parts: Parts, asked: Asked, total: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """A member's predictions by head group, with the positions they fill among those asked for."""
+    mine: dict[str, Records] = {}
+    where: dict[str, Tensor] = {}
+    for group, records in asked.items():
+        if group not in member.tasks.groups:
+            continue
+        own = member.tasks.groups[group].position
+        place = torch.tensor([own.get(name, -1) for name in tasks.groups[group].tasks])
+        positions = place[records.task]
+        keep = torch.nonzero(positions >= 0)[:, 0]
+        # A member's order of tasks may differ, and records are sorted by task.
+        order = torch.argsort(positions[keep], stable=True)
+        where[group] = keep[order]
+        mine[group] = Records(positions[keep][order], records.rows[keep][order])
+    wanted = {group: records for group, records in mine.items() if len(records)}
+    if not wanted:
+        return {}
+    rows = torch.unique(torch.cat([records.rows for records in wanted.values()]))
+    if len(rows) < total:
+        parts, wanted = cut(parts, wanted, rows, total)
+    return {g: (where[g], values) for g, values in member.predict(parts, wanted).items()}
+
+
+def cut(parts: Parts, asked: Asked, rows: Tensor, total: int) -> tuple[Parts, dict[str, Records]]:
+    """The parts and records restricted to the given rows, ascending; all records must be there."""
+    place = torch.full((total,), -1, dtype=torch.long)
+    place[rows] = torch.arange(len(rows))
+    kept, start = {}, 0
+    for schema, part in parts.items():
+        length = len(next(iter(part.values())))
+        mine = rows[(rows >= start) & (rows < start + length)] - start
+        if len(mine):
+            kept[schema] = {name: tensor[mine] for name, tensor in part.items()}
+        start += length
+    moved = {group: replace(records, rows=place[records.rows]) for group, records in asked.items()}
+    return kept, moved
+
+
+def asked_of(batch: Batch) -> dict[str, Records]:
+    """The labels of a batch as a question: their tasks and rows, without the targets."""
+    return {g: Records(labels.task, labels.rows) for g, labels in batch.labels.items()}

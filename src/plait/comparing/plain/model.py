@@ -1,0 +1,118 @@
+"""A model of plain estimators: one for each task, or one for each pool of alike tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from plait.batch import Parts
+from plait.comparing.model import Asked, Model
+from plait.comparing.plain.estimators import KINDS, Estimators
+from plait.comparing.plain.view import Array, Table, View
+from plait.comparing.results import Cost
+from plait.task import TaskSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Tasks served by one estimator, told apart by columns added to the table.
+
+    ``units`` holds center and scale of each task's real targets as the estimator saw them.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    units: tuple[tuple[float, float], ...]
+
+    def widened(self, table: Table, task: Array, *, codes: bool) -> Table:
+        """The table [B, F] with the task's number [B]: one column, or one for each task."""
+        if len(self.tasks) == 1:
+            return table
+        if codes:
+            extra: Table = task[:, None].astype(np.float32)
+        else:
+            extra = np.eye(len(self.tasks), dtype=np.float32)[task]
+        if scipy.sparse.issparse(table):
+            return scipy.sparse.hstack([table, extra], format="csr", dtype=np.float32)
+        return np.concatenate([table, extra], axis=1)
+
+
+class EstimatorModel(Model):
+    """Estimators by pool, over one view of the inputs."""
+
+    sort: ClassVar[str] = "estimators"
+
+    def __init__(
+        self,
+        tasks: TaskSet,
+        pools: Sequence[Pool],
+        view: View,
+        fitted: Estimators,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(tasks, evidence)
+        self.pools = tuple(pools)
+        self.view = view
+        self.fitted = fitted
+        self._of = {name: (pool, i) for pool in pools for i, name in enumerate(pool.tasks)}
+
+    def predict(self, parts: Parts, asked: Asked) -> dict[str, Tensor]:
+        table = self.view.table(parts)
+        found = {}
+        for key, records in asked.items():
+            names = self.tasks.groups[key].tasks
+            numbers, rows = records.task.numpy(), records.rows.numpy()
+            pieces = [
+                (where, self._one(name, table[rows[where]]))
+                for position, name in enumerate(names)
+                if len(where := np.flatnonzero(numbers == position))
+            ]
+            if not pieces:
+                continue
+            filled = np.empty((len(numbers), *pieces[0][1].shape[1:]))
+            for where, values in pieces:
+                filled[where] = values
+            found[key] = torch.from_numpy(filled)
+        return found
+
+    def _one(self, name: str, table: Table) -> Array:
+        pool, number = self._of[name]
+        task = np.full(table.shape[0], number)
+        wide = pool.widened(table, task, codes=self.view.codes)
+        values = self.fitted.predict(pool.name, self.tasks[name], wide)
+        if self.tasks[name].kind == "real":
+            center, scale = pool.units[number]
+            values = values * scale + center
+        return values
+
+    def cost(self) -> Cost:
+        count = self.fitted.parameters()
+        return Cost(parameters=count, active=count)
+
+    def _write(self, folder: Path, frozen: Path | None) -> dict[str, Any]:  # noqa: ARG002
+        self.fitted.save(folder)
+        pools = [
+            {"name": p.name, "tasks": list(p.tasks), "units": [list(u) for u in p.units]}
+            for p in self.pools
+        ]
+        return {"pools": pools, "view": self.view.to_json(), "estimators": self.fitted.kind}
+
+    @classmethod
+    def _read(cls, folder: Path, tasks: TaskSet, about: Mapping[str, Any]) -> Self:
+        pools = [
+            Pool(
+                name=row["name"],
+                tasks=tuple(row["tasks"]),
+                units=tuple((center, scale) for center, scale in row["units"]),
+            )
+            for row in about["pools"]
+        ]
+        fitted = KINDS[about["estimators"]].load(folder)
+        return cls(tasks, pools, View.from_json(about["view"]), fitted)

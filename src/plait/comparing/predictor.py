@@ -1,0 +1,235 @@
+"""A saved model with its preprocessing inside: tables in, tables of predictions out."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+import plait
+from plait.batch import Records
+from plait.comparing.model import Model, cut, load_model
+from plait.data.preparation import Preparation, Route
+from plait.task import Task
+from plait.weights.files import (
+    DamagedError,
+    publish,
+    published,
+    read_json,
+    verify,
+    write_atomic,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from plait.data.sources import Table
+
+ROWS = 4096  # rows predicted at once
+
+
+class Predictor:
+    """A model that reads the same columns as the tables it was trained on."""
+
+    def __init__(self, model: Model, preparation: Preparation, about: Mapping[str, Any]) -> None:
+        self.model = model
+        self.preparation = preparation
+        self.about = dict(about)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks."""
+        return self.model.tasks.names
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.about.get('words', self.model.sort)}; {len(self.tasks)} tasks)"
+
+    def predict(self, frame: Any, table: str | None = None) -> pl.DataFrame:
+        """One row of predictions for each row of a table (anything a study reads, or a path).
+
+        Binary tasks: the probability of the positive class. Classes and ordinal: the label in a
+        column of the task's name, and the probability of each class in ``<task>.<class>``. Real
+        targets: the value in their own units. Counts: the rate. Tasks named by a column give one
+        column under their declared name. ``table`` says whose columns the rows have, where the
+        model knows several tables. Raises :class:`plait.data.DataError` for missing columns and
+        for values of the naming column that no task has.
+        """
+        source = self.preparation.read(frame)
+        name = self.preparation.match(source, table)
+        part = self.preparation.encode(source, name)
+        routes = dict(self._routes(name, source))
+        asked = self.preparation.asked(source, self.model.tasks, list(routes))
+        found = self._predicted(part, asked, source.rows)
+        columns: dict[str, pl.Series] = {}
+        for declared, route in routes.items():
+            if route.by is None:
+                for task in route.tasks.values():
+                    if task in self.tasks:
+                        columns |= _columns(task, [self.model.tasks[task]], found, source.rows)
+            else:
+                named = [self.model.tasks[t] for t in route.tasks.values() if t in self.tasks]
+                columns |= _columns(declared, named, found, source.rows)
+        return pl.DataFrame(columns)
+
+    def _routes(self, table: str, source: Table) -> Iterator[tuple[str, Route]]:
+        """What can be asked of rows with the columns of a table."""
+        schema = self.preparation.schema(table)
+        for declared, route in self.preparation.routes.items():
+            known = any(task in self.tasks for task in route.tasks.values())
+            if known and self.preparation.schema(route.table) == schema:
+                if route.by is not None and route.table != table and route.by not in source.columns:
+                    continue
+                yield declared, route
+
+    def _predicted(
+        self, part: Mapping[str, Tensor], asked: Mapping[str, Records], rows: int
+    ) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """Rows and predictions of every task."""
+        import torch
+
+        pieces: dict[str, list[tuple[Any, Any]]] = {}
+        parts = {"rows": part}
+        for start in range(0, rows, ROWS):
+            here = torch.arange(start, min(start + ROWS, rows))
+            own = {}
+            for group, records in asked.items():
+                inside = (records.rows >= start) & (records.rows < start + len(here))
+                if inside.any():
+                    own[group] = records.select(inside)
+            small, wanted = cut(parts, own, here, rows)
+            for group, values in self.model.predict(small, wanted).items():
+                names = self.model.tasks.groups[group].tasks
+                numbers = own[group].task.numpy()
+                for position in np.unique(numbers):
+                    mine = numbers == position
+                    found = (own[group].rows.numpy()[mine], values.numpy()[mine])
+                    pieces.setdefault(names[position], []).append(found)
+        return {
+            task: (np.concatenate([r for r, _ in found]), np.concatenate([v for _, v in found]))
+            for task, found in pieces.items()
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model, its preprocessing and a README, sealed with their hashes."""
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()) and not (folder / "model.json").exists():
+            raise ValueError(f"{folder} is not empty and holds no model; give another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            write_files(fresh, self.model, self.preparation, self.about)
+            publish(fresh)
+            if folder.exists():
+                shutil.rmtree(folder)
+            fresh.chmod(0o755)
+            fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a model back; :class:`DamagedError` says what is wrong with the folder."""
+        folder = Path(folder)
+        if not (folder / "model.json").exists() and (folder / "model" / "model.json").exists():
+            folder = folder / "model"
+        if not folder.is_dir():
+            raise DamagedError(f"{folder}: no such folder")
+        if published(folder):
+            verify(folder)
+        model = load_model(folder)
+        preparation = Preparation.from_json(read_json(folder / "preparation.json"))
+        return cls(model, preparation, read_json(folder / "about.json"))
+
+
+def load(folder: str | Path) -> Predictor:
+    """The model in a folder, ready to predict: ``plait.load("model").predict(table)``.
+
+    Raises :class:`plait.weights.files.DamagedError` where the folder holds no whole model.
+    """
+    return Predictor.load(folder)
+
+
+def write_files(
+    folder: Path,
+    model: Model,
+    preparation: Preparation,
+    about: Mapping[str, Any],
+    frozen: Path | None = None,
+) -> None:
+    """The files of a model's folder, without the seal; ``about`` holds its recipe and words."""
+    model.save(folder, frozen)
+    write_json(folder / "preparation.json", preparation.to_json())
+    write_json(folder / "about.json", {"plait": plait.__version__, **about})
+    write_atomic(folder / "README.md", card(model, preparation, about).encode())
+
+
+def card(model: Model, preparation: Preparation, about: Mapping[str, Any]) -> str:
+    """A README for people who find the folder."""
+    cost = model.cost()
+    roles = [names for table in preparation.roles.values() for names in table.values()]
+    columns = sorted({column for names in roles for column in names})
+    tasks = [f"| {_cell(task.name)} | {task.kind} |" for task in model.tasks]
+    lines = [
+        f"# {_cell(about.get('title') or 'A model made by plait')}",
+        "",
+        f"{_cell(about.get('words', model.sort))}; {cost.parameters:,.0f} parameters.",
+        "",
+        "```python",
+        "import plait",
+        "",
+        'plait.load("this folder").predict(table)  # polars, pandas, Arrow, a path',
+        "```",
+        "",
+        f"Columns read: {', '.join(_cell(column) for column in columns)}.",
+        "",
+        "| task | kind |",
+        "|---|---|",
+        *(tasks[:200] + ([f"| and {len(tasks) - 200} more | |"] if len(tasks) > 200 else [])),
+        "",
+        f"Made by plait {plait.__version__}. `about.json` holds the recipe that made it.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Names come from data and may be hostile: one line, no markup."""
+    plain = "".join(c if c.isprintable() else " " for c in str(text))
+    for mark in "\\`*_{}[]<>|#!":
+        plain = plain.replace(mark, f"\\{mark}")
+    return plain
+
+
+def _columns(
+    name: str,
+    tasks: list[Task],
+    found: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
+    rows: int,
+) -> dict[str, pl.Series]:
+    """The columns of tasks whose predictions stand under one name; null where none was asked."""
+    kind = tasks[0]
+    if kind.kind not in ("classes", "ordinal"):
+        values = np.full(rows, np.nan)
+        for task in tasks:
+            if task.name in found:
+                where, value = found[task.name]
+                values[where] = value
+        return {name: pl.Series(name, values).fill_nan(None)}
+    shares = np.full((rows, len(kind.classes)), np.nan)
+    labels: np.ndarray[Any, Any] = np.full(rows, None, dtype=object)
+    for task in tasks:
+        if task.name in found:
+            where, value = found[task.name]
+            shares[where] = value
+            labels[where] = np.array(task.classes, dtype=object)[value.argmax(1)]
+    columns = {name: pl.Series(name, labels.tolist(), dtype=pl.String)}
+    for number, label in enumerate(kind.classes):
+        own = f"{name}.{label}"
+        columns[own] = pl.Series(own, shares[:, number]).fill_nan(None)
+    return columns

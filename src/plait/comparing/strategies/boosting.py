@@ -1,0 +1,127 @@
+"""The baseline of boosted trees (LightGBM, extra ``boost``), per task or with the task's number.
+
+Boosting stops where the validation loss has not improved for thirty rounds. The task's number is a
+category, as in the strongest published baselines for many tables of one kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from plait.comparing.model import Model
+from plait.comparing.plain.estimators import Boosters, load_lightgbm, threads
+from plait.comparing.plain.fitting import Sample, Samples, poolable, quiet, random_state
+from plait.comparing.plan import Plan
+from plait.comparing.strategy import Strategy
+from plait.method import Card, Need, Paper
+
+PATIENCE = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boosting(Strategy):
+    """Boosted trees with ``leaves`` leaves, at most ``rounds`` of them, shrunk by ``rate``."""
+
+    card: ClassVar[Card] = Card(
+        family="strategy",
+        name="boosting",
+        summary="boosted trees for each task, or for all with the task's number as a category",
+        paper=Paper(
+            title="LightGBM: A Highly Efficient Gradient Boosting Decision Tree",
+            authors=(
+                "Guolin Ke and Qi Meng and Thomas Finley and Taifeng Wang and Wei Chen and "
+                "Weidong Ma and Qiwei Ye and Tie-Yan Liu"
+            ),
+            year=2017,
+            venue="Advances in Neural Information Processing Systems",
+            url="https://github.com/microsoft/LightGBM",
+        ),
+        needs=frozenset({Need.LABELLED}),
+    )
+    baseline: ClassVar[bool] = True
+    pooled: bool = False
+    rate: float = 0.05
+    rounds: int = 500
+    leaves: int = 31
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0 or self.rounds < 1 or self.leaves < 2:
+            raise ValueError("rate must be positive, rounds at least 1 and leaves at least 2")
+
+    def words(self) -> str:
+        """What it is."""
+        return "boosted trees with the task's number" if self.pooled else "boosted trees per task"
+
+    def check(self, plan: Plan) -> None:
+        """LightGBM must be there, and pooling needs tasks that are alike."""
+        load_lightgbm()
+        if self.pooled and not poolable(plan.dataset):
+            raise ValueError("boosting: pooled needs two tasks of one kind on the same inputs")
+
+    def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:  # noqa: ARG002
+        """Boost."""
+        samples = Samples(plan, codes=True, pooled=self.pooled)
+        with quiet():
+            fitted = {
+                s.pool.name: self._fit(
+                    s, samples.sample(s.pool, "valid"), samples.view.categories, seed
+                )
+                for s in samples
+            }
+        rounds = [booster.current_iteration() for booster in fitted.values()]
+        return samples.model(Boosters(fitted), {"rounds": round(float(np.mean(rounds)))})
+
+    def settled(self, found: Mapping[str, Any]) -> Boosting:
+        """With the mean number of rounds that validation chose."""
+        return replace(self, rounds=max(1, found["rounds"]))
+
+    def _fit(self, sample: Sample, held: Sample | None, categories: list[int], seed: int) -> Any:
+        lightgbm = load_lightgbm()
+        if len(sample.pool.tasks) > 1:
+            categories = [*categories, sample.table.shape[1] - 1]
+        settings = {
+            **_objective(sample), "learning_rate": self.rate, "num_leaves": self.leaves,
+            "seed": random_state(seed, "boosting", sample.pool.name), "deterministic": True,
+            "force_row_wise": True, "num_threads": threads(), "verbose": -1,
+            "feature_fraction": 0.8, "bagging_fraction": 0.8, "bagging_freq": 1,
+            "min_data_in_leaf": max(2, min(20, len(sample.target) // 20)),
+        }  # fmt: skip
+        train = _data(lightgbm, sample, categories)
+        if held is None:
+            return lightgbm.train(settings, train, num_boost_round=self.rounds)
+        booster = lightgbm.train(
+            settings,
+            train,
+            num_boost_round=self.rounds,
+            valid_sets=[_data(lightgbm, held, categories, train)],
+            callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+        )
+        kept = booster.model_to_string(num_iteration=booster.best_iteration)
+        return lightgbm.Booster(model_str=kept)
+
+
+def _objective(sample: Sample) -> dict[str, Any]:
+    match sample.kind.kind:
+        case "binary":
+            return {"objective": "binary"}
+        case "classes" | "ordinal":
+            return {"objective": "multiclass", "num_class": len(sample.kind.classes)}
+        case "counts":
+            return {"objective": "poisson"}
+    return {"objective": "regression"}
+
+
+def _data(lightgbm: Any, sample: Sample, categories: list[int], reference: Any = None) -> Any:
+    return lightgbm.Dataset(
+        sample.table,
+        sample.target,
+        weight=sample.weight,
+        categorical_feature=categories,
+        reference=reference,
+        free_raw_data=True,
+    )

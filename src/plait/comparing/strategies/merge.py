@@ -1,0 +1,108 @@
+"""Merge the trunks of one expert per task into one, and keep every task's own head.
+
+The experts come from one common start θ₀, which is the merge's base. Integer tensors and frozen
+parts are the base's; what the merger leaves free is chosen by the mean validation loss over tasks
+of the merged network with the experts' heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from plait.comparing.apart import network_of
+from plait.comparing.building import copy_heads, validation_loss
+from plait.comparing.model import Model, NetworkModel
+from plait.comparing.plan import Plan
+from plait.comparing.strategy import Strategy, check_start, common_start
+from plait.merging.base import Have
+from plait.merging.pool import Pool, State
+from plait.method import Card, Method, Need, resolve, spell
+from plait.networks import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge(Strategy):
+    """Merge experts by ``method``; ``start`` is where they begin: see :class:`Experts`."""
+
+    card: ClassVar[Card] = Card(
+        family="strategy",
+        name="merge",
+        summary="one network merged from one expert per task, heads kept",
+        needs=frozenset({Need.LABELLED}),
+    )
+    parts: ClassVar[Mapping[str, str]] = {"method": "merging"}
+    inline: ClassVar[str | None] = "method"
+    method: Method | str = "task_arithmetic"
+    start: str = "auto"
+
+    def words(self) -> str:
+        """What it is."""
+        return f"one network merged from one expert per task ({self._merger().card.name})"
+
+    def requires(self, plan: Plan) -> Mapping[str, Strategy]:
+        """The common start and the experts."""
+        experts: Strategy = resolve("strategy", {"experts": {"start": self.start}})
+        return {"start": common_start(plan, self.start), "experts": experts}
+
+    def check(self, plan: Plan) -> None:
+        """The start must exist."""
+        check_start(plan, self.start, self.card.name)
+
+    def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:  # noqa: ARG002
+        """Merge in memory."""
+        names = plan.tasks.names
+        target = network_of(parts["start"], names[0])
+        base = state_of(target)
+        experts: dict[str, State] = {}
+        for name in names:
+            network = network_of(parts["experts"], name)
+            experts[name] = state_of(network)
+            copy_heads(network, target)
+
+        def judge(state: State) -> float:
+            load_state(target, state)
+            return validation_loss(plan, target)
+
+        held = sum(plan.dataset.counts("valid").values())
+        have = Have(validation=judge if held else None)
+        merged = self._merger().merge(Pool(experts, base), have)
+        load_state(target, merged.tensors)
+        spent = int(parts["start"].evidence["passes"]) + int(parts["experts"].evidence["best_pass"])
+        return NetworkModel(target, {**merged.evidence, "best_pass": spent})
+
+    def settled(self, found: Mapping[str, Any]) -> Merge:
+        """With the coefficient that validation chose."""
+        merger = self._merger()
+        if "scale" not in found or "scale" not in type(merger).accepted():
+            return self
+        ((name, settings),) = ((merger.card.name, merger.settings()),)
+        return replace(
+            self, method=resolve("merging", {name: {**settings, "scale": found["scale"]}})
+        )
+
+    def _merger(self) -> Any:
+        given = self.method
+        return resolve("merging", spell(given) if isinstance(given, Method) else given)
+
+
+def state_of(network: Network) -> State:
+    """The trunk's tensors as arrays, without those that are frozen."""
+    frozen = {name for name, p in network.trunk.named_parameters() if not p.requires_grad}
+    return {
+        name: tensor.detach().cpu().numpy().copy()
+        for name, tensor in network.trunk.state_dict().items()
+        if name not in frozen
+    }
+
+
+@torch.no_grad()
+def load_state(network: Network, state: State) -> None:
+    """Put arrays into the trunk."""
+    own = network.trunk.state_dict(keep_vars=True)
+    for name, value in state.items():
+        own[name].copy_(torch.from_numpy(value))

@@ -1,0 +1,370 @@
+"""A study: tasks × strategies × seeds, measured with one ruler and kept in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from plait.comparing.cells import Cell, make, ordered
+from plait.comparing.declared import Declared, relative
+from plait.comparing.plan import Plan
+from plait.comparing.store import Store
+from plait.comparing.strategy import Strategy
+from plait.comparing.tune import Tune
+from plait.method import did_you_mean, resolve, spell
+from plait.task import Task, TaskSet
+from plait.training.settings import Training
+from plait.weights.files import DamagedError, read_json
+
+if TYPE_CHECKING:
+    from plait.comparing.leaderboard import Leaderboard
+    from plait.comparing.predictor import Predictor
+    from plait.comparing.progress import Progress
+    from plait.comparing.results import Failure, Results
+    from plait.data import Dataset
+
+FORMAT = 1
+REFERENCE = "separate"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell stands in a study: a label, a seed of the weights and a split of the rows."""
+
+    label: str
+    init: int
+    split: int
+
+
+class Study:
+    """Strategies on one plan, with several seeds.
+
+    ``plans`` is one plan, or one for each split of the rows. ``strategies`` maps labels to methods
+    or their spelling; ``separate`` and the plain baselines are added to them. ``seeds`` says how
+    often weights are drawn (``init``) and rows are split (``split``). Everything is kept in
+    ``folder``: a study made again with the same folder computes only what is missing.
+
+    Raises ``ValueError`` (:class:`plait.method.MethodError`) for strategies that do not exist.
+    """
+
+    def __init__(
+        self,
+        plans: Plan | Sequence[Plan],
+        strategies: Mapping[str, Any],
+        *,
+        folder: str | Path,
+        seeds: Mapping[str, int] | int | None = None,
+        tune: Mapping[str, Any] | Tune | None = None,
+        title: str = "",
+        declared: Declared | None = None,
+        about: Mapping[str, Any] | None = None,
+        baselines: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        plans = [plans] if isinstance(plans, Plan) else list(plans)
+        self.plans = [replace(plan, folder=self.folder) for plan in plans]
+        self.given = {str(label): resolve("strategy", one) for label, one in strategies.items()}
+        self.seeds = read_seeds(seeds)
+        if self.seeds["split"] != len(self.plans):
+            raise ValueError(f"{self.seeds['split']} splits need as many plans, not {len(plans)}")
+        self.tune = Tune.of(tune)
+        self.title = title
+        self.declared = declared
+        self.about = dict(about or {})  # recipe, caption, pictures: shown by the report
+        self.strategies = with_baselines(self.given, self.plans[0]) if baselines else self.given
+        self._cells: dict[tuple[Place, int], Cell] = {}
+        self._open_tables: list[dict[str, Any]] | None = None
+        self._gathered: tuple[Any, Results] | None = None
+
+    def __repr__(self) -> str:
+        done = sum(self.store.finished(cell.key) for cell in self.cells().values())
+        return f"Study({len(self.strategies)} strategies, {done} cells done, in {self.folder})"
+
+    @property
+    def tasks(self) -> TaskSet:
+        """The tasks, as the first split's training rows describe them."""
+        return self.plans[0].tasks
+
+    @property
+    def id(self) -> str | None:
+        """The column of the rows' ids, if one is declared."""
+        return None if self.declared is None else self.declared.data.id
+
+    @cached_property
+    def store(self) -> Store:
+        """The folder of the run; made when it is first asked for."""
+        return Store(self.folder)
+
+    # -- what is to be computed -----------------------------------------------------------------
+
+    def places(self) -> Iterator[Place]:
+        """All places, those of the first seeds first: a study cut short has compared something."""
+        for split in range(self.seeds["split"]):
+            for init in range(self.seeds["init"]):
+                for label in self.strategies:
+                    yield Place(label, init, split)
+
+    def trials(self, label: str) -> list[Cell]:
+        """The trials of a strategy, with the first seed."""
+        numbers = self.tune.numbers(label, self.strategies[label])
+        return [self._cell(Place(label, 0, 0), number) for number in numbers]
+
+    def chosen_trial(self, label: str) -> int | None:
+        """The trial with the lowest validation loss; None while some are still to be done."""
+        cells = self.trials(label)
+        if len(cells) == 1:
+            return 0
+        losses = {}
+        for number, cell in enumerate(cells):
+            if self.store.finished(cell.key):
+                losses[number] = self.store.read(cell.key, "cost.json")["valid_loss"]
+            elif self.store.failure(cell.key) is None:
+                return None
+        scored = {number: loss for number, loss in losses.items() if loss is not None}
+        return min(scored, key=lambda number: (scored[number], number)) if scored else 0
+
+    def cells(self) -> dict[Place, Cell]:
+        """The cells whose settings are known, by place."""
+        chosen = {label: self.chosen_trial(label) for label in self.strategies}
+        return {
+            place: self._cell(place, number)
+            for place in self.places()
+            if (number := chosen[place.label]) is not None
+        }
+
+    def wanted(self) -> list[Cell]:
+        """Every cell that is to be computed as far as is known, parts first, trials before all."""
+        trials = [cell for label in self.strategies for cell in self.trials(label)]
+        first = trials if self.tune.trials > 1 else []
+        return ordered([*first, *self.cells().values()])
+
+    def label_of(self, key: str) -> str:
+        """The label a cell is computed for, for messages."""
+        for place, cell in self.cells().items():
+            if cell.key == key:
+                seed = f" seed {place.init}" if self.seeds["init"] > 1 else ""
+                return f"{place.label}{seed}"
+        return next((cell.strategy.card.name for cell in self.wanted() if cell.key == key), key)
+
+    def _cell(self, place: Place, number: int) -> Cell:
+        if (place, number) not in self._cells:
+            strategy, plan = self.strategies[place.label], self.plans[place.split]
+            strategy, plan = self.tune.trial(number, place.label, strategy, plan)
+            self._cells[place, number] = make(plan, strategy, place.init)
+        return self._cells[place, number]
+
+    def check(self) -> None:
+        """Raise ``ValueError`` with everything that would keep a strategy from running."""
+        wrong = []
+        for label, strategy in self.strategies.items():
+            try:
+                strategy.check(self.plans[0])
+            except ValueError as error:
+                wrong.append(f"strategy {label!r}: {error}")
+        try:
+            self.tune.check(self.strategies)
+        except ValueError as error:
+            wrong.append(str(error))
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
+    # -- running --------------------------------------------------------------------------------
+
+    def run(
+        self, *, workers: int = 1, time: float | None = None, progress: Progress | None = None
+    ) -> Self:
+        """Compute what is missing; failures are kept as rows, and shown by :meth:`failures`.
+
+        ``workers`` processes share the cells. After ``time`` seconds no further cell is started.
+        """
+        from plait.comparing.running import run_study
+
+        self.check()
+        self.write()
+        run_study(self, workers=workers, limit=time, progress=progress)
+        return self
+
+    def estimate(self) -> float:
+        """About how many seconds the missing cells take in turn, from a few timed steps."""
+        from plait.comparing.running import estimate
+
+        return estimate(self)
+
+    def write(self) -> None:
+        """Write the study's own files into its folder."""
+        from plait.comparing.environment import lock
+
+        if self.declared is not None:
+            self.declared = self.declared.kept(self.folder / "data")
+        self.store.write("study.json", self.to_json())
+        self.store.write("plait.lock.json", lock(self))
+        if self.about.get("recipe"):
+            from plait.weights.files import write_atomic
+
+            write_atomic(self.folder / "study.yaml", self.about["recipe"].encode())
+
+    # -- what was found -------------------------------------------------------------------------
+
+    @property
+    def results(self) -> Results:
+        """Everything a report shows, from the cells that are finished."""
+        from plait.comparing.gathering import gather
+
+        state = (tuple(self.store.keys()), tuple(self.failures()))
+        if self._gathered is None or self._gathered[0] != state:
+            self._gathered = (state, gather(self))
+        return self._gathered[1]
+
+    def leaderboard(self) -> Leaderboard:
+        """The strategies, best first; shows itself as a table in a terminal and in a notebook."""
+        from plait.comparing.leaderboard import Leaderboard
+
+        return Leaderboard(self.results.standings)
+
+    def failures(self) -> list[Failure]:
+        """The cells that did not finish, and why."""
+        from plait.comparing.gathering import failures
+
+        return failures(self)
+
+    def best(self, label: str | None = None) -> Predictor:
+        """The model to use (or a label's), of the seed with the lowest validation loss."""
+        from plait.comparing.gathering import best
+
+        return best(self, label)
+
+    def report(self, path: str | Path | None = None, format: str | None = None) -> Path:  # noqa: A002
+        """Write the report (default: ``report.html`` in the run) and return its path.
+
+        ``format`` is html, markdown, latex or csv, or follows the file's ending.
+        """
+        from plait.comparing.report import write
+
+        return write(self.results, path or self.folder / f"report.{format or 'html'}", format)
+
+    def refit(self, folder: str | Path, label: str | None = None) -> Predictor:
+        """Train the chosen strategy (or a label's) on all labelled rows, into a folder."""
+        from plait.comparing.refitting import refit
+
+        return refit(self, Path(folder), label)
+
+    def tables(self) -> list[dict[str, Any]]:
+        """What is known of the data for each split, without loading them where a run has it."""
+        if self._open_tables is not None:
+            return self._open_tables
+        return [
+            {
+                "fingerprint": plan.fingerprint,
+                "tasks": [task.to_json() for task in plan.tasks],
+                "summary": plan.dataset.summary(),
+                "facts": list(plan.dataset.facts),
+                "warnings": list(plan.dataset.warnings),
+            }
+            for plan in self.plans
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The study as plain data, from which :meth:`open` makes it again."""
+        return {
+            "format": FORMAT,
+            "title": self.title,
+            "strategies": {label: spell(one) for label, one in self.strategies.items()},
+            "given": list(self.given),
+            "seeds": dict(self.seeds),
+            "tune": self.tune.to_json(),
+            "encoder": dict(self.plans[0].encoder),
+            "training": asdict(self.plans[0].training),
+            "tables": self.tables(),
+            "base": relative(self.plans[0].base or Path(), self.folder),
+            "declared": None if self.declared is None else self.declared.to_json(self.folder),
+            "about": self.about,
+        }
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """The study kept in a folder. The data are loaded only if something must be computed.
+
+        Raises :class:`DamagedError` where the folder holds no study.
+        """
+        folder = Path(folder)
+        if not (folder / "study.json").is_file():
+            raise DamagedError(f"{folder} holds no run: there is no study.json")
+        data = read_json(folder / "study.json")
+        if data.get("format") != FORMAT:
+            raise DamagedError(f"{folder / 'study.json'}: made by another version of plait")
+        declared = data["declared"] and Declared.from_json(data["declared"], folder)
+        plans = [
+            Plan(
+                tasks=TaskSet(Task.from_json(row) for row in table["tasks"]),
+                fingerprint=table["fingerprint"],
+                source=partial(_load, declared, split, table["fingerprint"], folder),
+                encoder=data["encoder"],
+                base=folder / data["base"],
+                training=Training(**data["training"]),
+            )
+            for split, table in enumerate(data["tables"])
+        ]
+        study = cls(
+            plans,
+            data["strategies"],
+            folder=folder,
+            seeds=data["seeds"],
+            tune=data["tune"],
+            title=data["title"],
+            declared=declared,
+            about=data["about"],
+            baselines=False,
+        )
+        study.given = {label: study.strategies[label] for label in data["given"]}
+        study._open_tables = data["tables"]
+        return study
+
+
+def _load(declared: Declared | None, split: int, fingerprint: str, folder: Path) -> Dataset:
+    if declared is None:
+        raise ValueError(f"{folder}: the data of this run were given as objects and are not kept")
+    dataset = declared.load(split, cache=folder / "cache")
+    if dataset.fingerprint != fingerprint:
+        raise ValueError(
+            f"{folder}: the data have changed since this run was started; restore them, or start "
+            "a new run in another folder"
+        )
+    return dataset
+
+
+def read_seeds(given: Mapping[str, int] | int | None) -> dict[str, int]:
+    """How often weights are drawn and rows are split; a number is ``init``."""
+    found = {"init": given} if isinstance(given, int) else dict(given or {})
+    for name, count in found.items():
+        if name not in ("init", "split"):
+            raise ValueError(f"seeds: no {name!r}{did_you_mean(name, ['init', 'split'])}")
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"seeds: {name} must be a whole number, at least 1; got {count!r}")
+    return {"init": 3, "split": 1, **found}
+
+
+def with_baselines(given: Mapping[str, Strategy], plan: Plan) -> dict[str, Strategy]:
+    """The strategies with ``separate`` first and the plain baselines that are not among them."""
+    from plait.comparing.plain.fitting import poolable
+
+    added: dict[str, Any] = {REFERENCE: REFERENCE, "prior": "prior"}
+    plain = ["linear", "forest"]
+    if find_spec("lightgbm") is not None:  # importing it would take seconds
+        plain.append("boosting")
+    pooled = poolable(plan.dataset)
+    for name in plain:
+        added[name] = name
+        if pooled:
+            added[f"{name}_pooled"] = {name: {"pooled": True}}
+    there = [spell(strategy) for strategy in given.values()]
+    if REFERENCE in given and given[REFERENCE].card.name != REFERENCE:
+        raise ValueError(f"the label {REFERENCE!r} is kept for one network per task")
+    found = {REFERENCE: given.get(REFERENCE) or resolve("strategy", REFERENCE), **given}
+    for label, spelled in added.items():
+        if label not in found and spelled not in there:
+            found[label] = resolve("strategy", spelled)
+    return found

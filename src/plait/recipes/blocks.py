@@ -1,0 +1,299 @@
+"""The blocks of a study file, each read into the declaration it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from plait.data.declare import TYPES, DataSpec, SplitSpec, TableSpec, TaskSpec
+from plait.recipes.annotations import Setting, between, settings_of
+from plait.recipes.annotations import above as over
+from plait.recipes.document import Place, nearest, quote
+from plait.task import KINDS, Kind, kind_of
+from plait.training.settings import Training
+
+SPLITS = ("random", "stratified", "grouped", "time", "column")
+PARTS = ("train", "valid", "test")
+TASK_KEYS = (
+    "target", "table", "kind", "columns", "by", "unseen", "classes", "positive", "loss", "metrics",
+    "preference", "weight", "group",
+)  # fmt: skip
+TABLE_KEYS = ("path", "inputs", "types", "ignore")
+COLUMN_KEYS = ("inputs", "types", "ignore")
+DATA_KEYS = ("table", "tables", *COLUMN_KEYS, "id", "split")
+ONE = "table"  # the name of a study's only table
+
+TRAINING: Mapping[str, Setting] = settings_of(
+    Training,
+    {
+        "passes": between(1), "rate": over(0), "weight_decay": between(0), "warmup": between(0, 1),
+        "clip": over(0), "patience": between(1), "micro_batches": between(1), "batch": between(1),
+        "temperature": over(0), "bad_steps": between(1), "time_limit": over(0),
+    },
+)  # fmt: skip
+
+
+def data(place: Place) -> DataSpec | None:
+    """The ``data:`` block; a bare path is one table."""
+    if isinstance(place.value, str):
+        return DataSpec(tables={ONE: TableSpec(source=place.value)})
+    before = len(place.document.mistakes)
+    given = place.mapping("data", DATA_KEYS)
+    if "table" in given and "tables" in given:
+        given["table"].wrong("give either table or tables, not both")
+    tables: dict[str, TableSpec] = {}
+    if "tables" in given:
+        for key in COLUMN_KEYS:
+            if key in given:
+                given[key].wrong(
+                    f"with several tables, {key} belongs to a table: {{path: …, {key}: …}}"
+                )
+        for name, inner in given["tables"].mapping("tables").items():
+            tables |= _table(name, inner)
+    elif "table" in given:
+        source = given["table"].text()
+        rest = {key: inner for key, inner in given.items() if key in COLUMN_KEYS}
+        if source:
+            tables = {ONE: TableSpec(source=source, **_columns(rest))}
+    else:
+        place.missing("table", "data needs table: path, or tables: {name: path}")
+    id_ = given["id"].text() if "id" in given else None
+    split_ = split(given["split"]) if "split" in given else None
+    return (
+        DataSpec(tables=tables, id=id_, split=split_)
+        if len(place.document.mistakes) == before
+        else None
+    )
+
+
+def _table(name: str, place: Place) -> dict[str, TableSpec]:
+    if isinstance(place.value, str):
+        return {name: TableSpec(source=place.value)}
+    given = place.mapping(f"table {name!r}", TABLE_KEYS)
+    if "path" not in given:
+        place.missing("path", f"table {name!r} needs path")
+        return {}
+    source = given.pop("path").text()
+    return {name: TableSpec(source=source, **_columns(given))} if source else {}
+
+
+def _columns(given: Mapping[str, Place]) -> dict[str, Any]:
+    """``inputs``, ``types`` and ``ignore`` of a table."""
+    found: dict[str, Any] = {}
+    if "inputs" in given:
+        place = given["inputs"]
+        if isinstance(place.value, list):
+            found["inputs"] = place.texts()
+        else:
+            roles = place.mapping("inputs")
+            found["inputs"] = {
+                role: inner.texts() if isinstance(inner.value, list) else inner.text()
+                for role, inner in roles.items()
+            }
+    if "types" in given:
+        types = {}
+        for column, inner in given["types"].mapping("types").items():
+            types[column] = choice(inner, TYPES, "type")
+        found["types"] = types
+    if "ignore" in given:
+        found["ignore"] = given["ignore"].texts()
+    return found
+
+
+def choice(place: Place, accepted: tuple[str, ...], what: str) -> str | None:
+    """One of the accepted words."""
+    if place.value in accepted:
+        return str(place.value)
+    word = place.text()
+    if word is not None:
+        place.wrong(f"no {what} {word!r}{nearest(word, accepted)}")
+    return None
+
+
+def split(place: Place) -> SplitSpec | None:
+    """The ``split:`` block: ``{random: [0.8, 0.1, 0.1], seed: 0}``, ``{column: split}``, …"""
+    before = len(place.document.mistakes)
+    given = place.mapping("a split", (*SPLITS, "seed", "by", "names"))
+    kinds = [kind for kind in SPLITS if kind in given]
+    if len(kinds) != 1:
+        if len(place.document.mistakes) == before:
+            place.wrong(f"a split has one of {', '.join(SPLITS)}; got {', '.join(kinds) or 'none'}")
+        return None
+    kind = kinds[0]
+    found: dict[str, Any] = {"kind": kind}
+    if kind == "column":
+        found["by"] = given["column"].text()
+        for key in ("by", "seed"):
+            if key in given:
+                given[key].wrong(f"a split by column takes no {key}; the column says it all")
+        if "names" in given:
+            found["names"] = {
+                name: choice(inner, PARTS, "part of a split")
+                for name, inner in given["names"].mapping("names").items()
+            }
+    else:
+        found["fractions"] = _fractions(given[kind])
+        if "seed" in given:
+            found["seed"] = whole(given["seed"], 0)
+        if "by" in given:
+            found["by"] = given["by"].text()
+        if "names" in given:
+            given["names"].wrong("names belong to a split by column")
+        _check_by(place, kind, "by" in given)
+    return SplitSpec(**found) if len(place.document.mistakes) == before else None
+
+
+def _check_by(place: Place, kind: str, given: bool) -> None:
+    if kind == "random" and given:
+        place.at("by").wrong("a random split takes no by; did you mean grouped or stratified?")
+    if kind != "random" and not given:
+        place.wrong(f"a {kind} split needs by: the column it goes by")
+
+
+def whole(place: Place, least: int) -> int:
+    """A whole number."""
+    if type(place.value) is not int or place.value < least:
+        place.wrong(f"must be a whole number, at least {least}; got {quote(place.value)}")
+        return least
+    return place.value
+
+
+def _fractions(place: Place) -> tuple[float, ...]:
+    value = place.value
+    good = (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(part) in {int, float} and 0 <= part < 1 for part in value)
+        and abs(sum(value) - 1) < 1e-6
+        and value[0] > 0
+    )
+    if not good:
+        place.wrong(
+            "must be three fractions for train, valid and test that add up to 1, "
+            f"such as [0.8, 0.1, 0.1]; got {quote(value)}"
+        )
+        return ()
+    return tuple(float(part) for part in value)
+
+
+def tasks(place: Place, tables: Mapping[str, TableSpec] | None) -> dict[str, TaskSpec]:
+    """The ``tasks:`` block: a list of columns, ``{column: kind}``, or ``{name: {…}}``."""
+    if isinstance(place.value, list):
+        names = place.texts()
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            place.wrong(f"given twice: {', '.join(twice)}")
+        return {name: TaskSpec(target=name) for name in names}
+    found = {}
+    for name, inner in place.mapping("tasks").items():
+        if (read := task(name, inner, tables)) is not None:
+            found[name] = read
+    if isinstance(place.value, dict) and not place.value:
+        place.wrong("a study needs at least one task")
+    return found
+
+
+def task(name: str, place: Place, tables: Mapping[str, TableSpec] | None) -> TaskSpec | None:
+    """One task, or the family of tasks that ``columns`` or ``by`` makes."""
+    before = len(place.document.mistakes)
+    if place.value is None:
+        return TaskSpec(target=name)
+    if isinstance(place.value, str):
+        kind = _kind(place)
+        return TaskSpec(target=name, kind=kind.name) if kind else None
+    given = place.mapping(f"task {name!r}", TASK_KEYS)
+    found: dict[str, Any] = {}
+    for key in ("target", "table", "by", "positive", "weight", "group"):
+        if key in given and given[key].value is not None:
+            found[key] = given[key].text()
+    for key in ("columns", "classes", "metrics"):
+        if key in given and given[key].value is not None:
+            found[key] = given[key].texts()
+    if "unseen" in given:
+        found["unseen"] = choice(given["unseen"], ("refuse", "skip"), "answer to unseen values")
+    if "preference" in given:
+        found["preference"] = _preference(given["preference"])
+    kind = _kind(given["kind"]) if "kind" in given else None
+    if kind is not None:
+        found["kind"] = kind.name
+    _loss_and_metrics(given, kind, found)
+    _combinations(given, found, tables)
+    if "columns" not in found:
+        found.setdefault("target", name)
+    return TaskSpec(**found) if len(place.document.mistakes) == before else None
+
+
+def _kind(place: Place) -> Kind | None:
+    word = place.text()
+    if word is None:
+        return None
+    try:
+        return kind_of(word)
+    except ValueError:
+        place.wrong(f"no kind {word!r}{nearest(word, KINDS)}")
+        return None
+
+
+def _preference(place: Place) -> float:
+    if type(place.value) not in {int, float} or not 0 <= place.value < float("inf"):
+        place.wrong(f"must be a number, at least 0; got {quote(place.value)}")
+        return 1.0
+    return float(place.value)
+
+
+def _loss_and_metrics(given: Mapping[str, Place], kind: Kind | None, found: dict[str, Any]) -> None:
+    if "loss" in given and (loss := given["loss"].text()) is not None:
+        from plait.losses import LOSSES, loss_of
+
+        found["loss"] = loss
+        if loss not in LOSSES:
+            given["loss"].wrong(f"no loss {loss!r}{nearest(loss, LOSSES)}")
+        elif kind is not None:
+            try:
+                loss_of(loss, kind.name)
+            except ValueError as error:
+                given["loss"].wrong(str(error))
+    if found.get("metrics"):
+        from plait.metrics import METRICS
+
+        for i, metric in enumerate(found["metrics"]):
+            place = given["metrics"].under(metric, i)
+            if metric not in METRICS:
+                place.wrong(f"no metric {metric!r}{nearest(metric, METRICS)}")
+            elif kind is not None and kind.name not in METRICS[metric].kinds:
+                fits = [m.name for m in METRICS.values() if kind.name in m.kinds]
+                place.wrong(f"metric {metric!r} does not fit kind {kind.name}{nearest('', fits)}")
+
+
+def _combinations(
+    given: Mapping[str, Place],
+    found: Mapping[str, Any],
+    tables: Mapping[str, TableSpec] | None,
+) -> None:
+    """What single keys cannot tell: keys that exclude or need each other."""
+    for other in ("target", "by", "positive"):
+        if "columns" in given and other in given:
+            given[other].wrong(f"columns make one task each and take no {other}")
+    if "unseen" in given and "by" not in given:
+        given["unseen"].wrong("unseen is about the values of by; give by: column")
+    if "positive" in given and found.get("kind") not in {None, "binary"}:
+        given["positive"].wrong("positive makes a binary task; leave kind out or write binary")
+    if found.get("classes") and found.get("kind") in {"real", "counts"}:
+        given["classes"].wrong(f"a task of kind {found['kind']} has no classes")
+    if tables is None:
+        return
+    table = found.get("table")
+    if table is not None and table not in tables:
+        given["table"].wrong(f"no table {table!r}{nearest(table, tables)}")
+
+
+def training(place: Place) -> Training:
+    """The ``training:`` block."""
+    given = place.mapping("training", TRAINING)
+    good = {}
+    for name, inner in given.items():
+        if problem := TRAINING[name].type.problem(inner.value):
+            inner.wrong(problem)
+        else:
+            good[name] = inner.value
+    return Training(**good)

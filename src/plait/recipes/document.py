@@ -1,0 +1,345 @@
+"""YAML text → plain data that knows its lines; what is broken or hostile is refused with the line.
+
+The text is walked as a stream of events, so size, depth, aliases and the number of nodes are capped
+before anything is built, and no tag ever constructs an object.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plait.method import did_you_mean
+
+BYTES, DEPTH, NODES, ALIASES = 256 * 1024, 24, 20_000, 200
+
+_TEXT_TAG = "tag:yaml.org,2002:str"
+Where = tuple[str | int, ...]  # the keys and list positions that lead to a value
+
+
+class RecipeError(ValueError):
+    """One or more mistakes in a study file, each a line ``file:line: path: what and the fix``."""
+
+    def __init__(self, mistakes: Iterable[str]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+@dataclass
+class Document:
+    """Plain data (dict, list, str, int, float, bool, None) with the line of every value.
+
+    ``mistakes`` collects (line, path, message); :meth:`finish` raises them all together.
+    """
+
+    value: Any
+    name: str
+    lines: dict[Where, int] = field(default_factory=dict)
+    mistakes: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def line(self, where: Where) -> int:
+        """The line of a value, or of the nearest thing around it that has one."""
+        while where and where not in self.lines:
+            where = where[:-1]
+        return self.lines.get(where, 1)
+
+    def wrong(self, where: Where, message: str, line_of: Where | None = None) -> None:
+        """Note a mistake; ``line_of`` says which value's line is shown, where another's."""
+        at = self.line(where if line_of is None else line_of)
+        self.mistakes.append((at, spell_path(where), message))
+
+    def finish(self) -> None:
+        """Raise :class:`RecipeError` with every mistake, in the order of the file."""
+        if self.mistakes:
+            raise RecipeError(
+                f"{self.name}:{line}: {f'{path}: ' if path else ''}{message}"
+                for line, path, message in sorted(self.mistakes, key=lambda found: found[0])
+            )
+
+    @property
+    def root(self) -> Place:
+        """The whole document as a place."""
+        return Place(self, (), self.value)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value in a document, with its path. Reading it notes mistakes and never raises."""
+
+    document: Document
+    where: Where
+    value: Any
+
+    def wrong(self, message: str, line_of: Place | None = None) -> None:
+        """Note a mistake here."""
+        self.document.wrong(self.where, message, line_of.where if line_of else None)
+
+    def at(self, key: str) -> Place:
+        """The value of a key of this mapping; None where it is not given."""
+        return Place(self.document, (*self.where, key), self.value.get(key))
+
+    def under(self, value: Any, *steps: str | int) -> Place:
+        """Another value, found further down."""
+        return Place(self.document, (*self.where, *steps), value)
+
+    def mapping(self, what: str, accepted: Iterable[str] | None = None) -> dict[str, Place]:
+        """The places of a mapping's keys; of the accepted ones only, noting the others."""
+        if not isinstance(self.value, dict):
+            shape = f"{{{', '.join(list(accepted)[:3])}, …}}" if accepted else "a mapping"
+            self.wrong(f"{what} is written {shape}; got {quote(self.value)}")
+            return {}
+        known = None if accepted is None else list(accepted)
+        found = {}
+        for key in self.value:
+            if known is None or key in known:
+                found[key] = self.at(key)
+            else:
+                self.at(key).wrong(f"{what} has no key {key!r}{nearest(key, known)}")
+        return found
+
+    def missing(self, key: str, message: str) -> None:
+        """Note that a key is missing, unless one is there that is the key misspelt."""
+        given = self.value if isinstance(self.value, dict) else {}
+        if given == self.value and not difflib.get_close_matches(key, given, n=1):
+            self.wrong(message)
+
+    def text(self) -> str | None:
+        """A text; a number is taken as its digits."""
+        if isinstance(self.value, bool):
+            return str(self.value).lower()
+        if isinstance(self.value, (str, int, float)) and str(self.value).strip():
+            return str(self.value)
+        self.wrong(f"must be text; got {quote(self.value)}")
+        return None
+
+    def texts(self) -> tuple[str, ...]:
+        """A text, or a list of them."""
+        if not isinstance(self.value, list):
+            one = self.text()
+            return () if one is None else (one,)
+        if not self.value:
+            self.wrong("the list is empty")
+        found = [self.under(item, i).text() for i, item in enumerate(self.value)]
+        return tuple(text for text in found if text is not None)
+
+
+def quote(value: Any) -> str:
+    """A value as a message shows it: as YAML spells it, cut short."""
+    words = {"True": "true", "False": "false", "None": "null"}
+    text = repr(value)
+    text = words.get(text, text)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def spell_path(where: Where) -> str:
+    """``("strategies", "a", 0)`` as a reader writes it: ``strategies.a[0]``."""
+    text = ""
+    for step in where:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message: the nearest valid name, then all accepted names."""
+    names = list(known)
+    hint = did_you_mean(word, names)
+    if "did you mean" in hint and len(names) > 1:
+        hint += f" (accepted: {', '.join(names)})"
+    return hint
+
+
+def read_document(path: Path) -> Document:
+    """The document in a file. Raises :class:`RecipeError` where it is not plain YAML in UTF-8."""
+    if path.is_dir():
+        raise RecipeError([f"{path}: a study is a YAML file; this is a folder"])
+    if not path.exists():
+        raise RecipeError([f"{path}: there is no such file{_neighbours(path)}"])
+    size = path.stat().st_size
+    if size > BYTES:
+        raise RecipeError([f"{path}: {size:,} bytes; a study file has at most {BYTES:,}"])
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        bad = data[error.start]
+        raise RecipeError(
+            [f"{path}:{line}: byte 0x{bad:02x} is not UTF-8; save the file as UTF-8"]
+        ) from error
+    return parse(text, str(path))
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    found = [other.name for other in path.parent.iterdir() if other.suffix in {".yaml", ".yml"}]
+    return did_you_mean(path.name, found) if len(found) <= 20 else ""
+
+
+def parse(text: str, name: str = "study.yaml") -> Document:
+    """The document in a text; ``name`` stands before the line in messages."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    if len(text) > BYTES:
+        raise RecipeError([f"{name}: {len(text):,} characters; a study has at most {BYTES:,}"])
+    document = Document(None, name)
+    try:
+        _Builder(document).read(YAML(typ="safe", pure=True).parse(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise RecipeError([f"{name}:{line}: {_explain(error, text, line)}"]) from error
+    except YAMLError as error:
+        raise RecipeError([f"{name}:{_line_of_control(text)}: {_first_line(error)}"]) from error
+    return document
+
+
+def _explain(error: Any, text: str, line: int) -> str:
+    lines = text.split("\n")
+    row = lines[line - 1] if line <= len(lines) else ""
+    indent = row[: len(row) - len(row.lstrip())]
+    if "\t" in indent:
+        return "a tab indents this line; YAML is indented with spaces"
+    problem = str(error.problem or error.context or "this is not YAML")
+    if "mapping values are not allowed" in problem:
+        return "a ':' too many, or a line indented too far; quote text that contains ': '"
+    if "undefined alias" in problem:
+        return f"{problem}; text that starts with * must be quoted"
+    start = f" (it starts on line {error.context_mark.line + 1})" if error.context_mark else ""
+    return f"not valid YAML: {problem}{start if error.context else ''}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0].strip() or "this is not YAML"
+
+
+def _line_of_control(text: str) -> int:
+    """The line of the first character that YAML forbids."""
+    for number, row in enumerate(text.split("\n"), 1):
+        if any((ord(c) < 32 and c not in "\t\r") or ord(c) == 127 for c in row):
+            return number
+    return 1
+
+
+class _Builder:
+    """Events → values. Aliases are expanded by value and count toward the cap on nodes."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.nodes = 0
+        self.aliases = 0
+        self.anchors: dict[str, tuple[Any, int]] = {}
+
+    def read(self, events: Iterator[Any]) -> None:
+        from ruamel.yaml import events as ev
+
+        seen = False
+        for event in events:
+            if isinstance(event, ev.DocumentStartEvent):
+                if seen:
+                    self.refuse(event, "a second document starts here; a file holds one study")
+                seen = True
+                self.document.value = self.value(next(events), events, ())
+        if not seen or self.document.value is None:
+            raise RecipeError(
+                [f"{self.document.name}:1: the file is empty; it needs data and tasks"]
+            )
+
+    def refuse(self, event: Any, message: str) -> None:
+        raise RecipeError([f"{self.document.name}:{event.start_mark.line + 1}: {message}"])
+
+    def value(self, event: Any, events: Iterator[Any], where: Where) -> Any:
+        from ruamel.yaml import events as ev
+
+        self.count(event, 1)
+        self.document.lines.setdefault(where, event.start_mark.line + 1)
+        if len(where) > DEPTH:
+            self.refuse(event, f"nested deeper than {DEPTH} levels")
+        if isinstance(event, ev.AliasEvent):
+            return self.alias(event)
+        if event.tag not in {None, _TEXT_TAG}:
+            self.refuse(event, f"the tag {event.tag} is not read; write plain values")
+        before = self.nodes
+        built: Any
+        if isinstance(event, ev.ScalarEvent):
+            built = scalar(event.value) if event.implicit[0] else event.value
+        elif isinstance(event, ev.SequenceStartEvent):
+            built = self.sequence(events, where)
+        else:
+            built = self.mapping(events, where)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = (built, self.nodes - before + 1)
+        return built
+
+    def count(self, event: Any, nodes: int) -> None:
+        self.nodes += nodes
+        if self.nodes > NODES:
+            self.refuse(event, f"more than {NODES:,} values (aliases counted as often as used)")
+
+    def alias(self, event: Any) -> Any:
+        self.aliases += 1
+        if self.aliases > ALIASES:
+            self.refuse(event, f"more than {ALIASES} aliases")
+        if event.anchor not in self.anchors:
+            self.refuse(event, f"no anchor &{event.anchor}; text that starts with * must be quoted")
+        built, nodes = self.anchors[event.anchor]
+        self.count(event, nodes)
+        return built
+
+    def sequence(self, events: Iterator[Any], where: Where) -> list[Any]:
+        from ruamel.yaml import events as ev
+
+        found: list[Any] = []
+        while not isinstance(event := next(events), ev.SequenceEndEvent):
+            found.append(self.value(event, events, (*where, len(found))))
+        return found
+
+    def mapping(self, events: Iterator[Any], where: Where) -> dict[str, Any]:
+        from ruamel.yaml import events as ev
+
+        found: dict[str, Any] = {}
+        while not isinstance(event := next(events), ev.MappingEndEvent):
+            self.count(event, 1)
+            if not isinstance(event, ev.ScalarEvent):
+                self.refuse(event, "a key must be plain text")
+            key, line = str(event.value), event.start_mark.line + 1
+            inner = (*where, key)
+            if key == "<<" and event.implicit[0]:
+                self.refuse(event, "merge keys (<<) are not read; write the keys out")
+            if key in found:
+                first = self.document.lines[inner]
+                self.document.mistakes.append(
+                    (line, spell_path(inner), f"the key is given twice; first on line {first}")
+                )
+                self.value(next(events), events, (*where, key, "again"))
+                continue
+            self.document.lines[inner] = line
+            found[key] = self.value(next(events), events, inner)
+        return found
+
+
+_NULL = re.compile(r"(~|null|Null|NULL)?")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
+_SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+def scalar(text: str) -> Any:
+    """A plain scalar by the core rules of YAML 1.2: ``no``, ``007`` and dates are text."""
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    if _WHOLE.fullmatch(text):
+        return int(text) if len(text) < 20 else text
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    if _SPECIAL.fullmatch(text):
+        return float(text.replace(".", "", 1))
+    return text

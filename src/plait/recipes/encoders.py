@@ -1,0 +1,74 @@
+"""The ``encoder:`` block: an encoder for each type of input and a trunk, or a module of yours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from plait.recipes.annotations import Setting, settings_in
+from plait.recipes.document import Place, nearest, quote
+
+Forms = Mapping[str, Mapping[str, Setting]]
+
+
+@cache
+def forms() -> Mapping[str, Forms]:
+    """What an encoder may say: type of input or ``trunk`` → name → settings, the default first."""
+    from plait.networks.encoder import STEMS, TRUNKS
+
+    return {
+        part: {name: settings_in(made) for name, made in known.items()}
+        for part, known in {**STEMS, "trunk": TRUNKS}.items()
+    }
+
+
+def encoder(place: Place) -> dict[str, Any]:
+    """The block in its shortest spelling: ``{text: bag, trunk: {mlp: {width: 256}}}``."""
+    if _foreign(place):
+        return module(place)
+    known = forms()
+    given = place.mapping("encoder", (*known, "module"))
+    read = {key: form(inner, key, known[key]) for key, inner in given.items()}
+    return {key: spelled for key, spelled in read.items() if spelled is not None}
+
+
+def _foreign(place: Place) -> bool:
+    return isinstance(place.value, dict) and "module" in place.value
+
+
+def module(place: Place) -> dict[str, Any]:
+    """A module of the user's: ``{module: "package.module:Class", settings: {…}}``."""
+    given = place.mapping("a module of yours", ("module", "settings"))
+    found: dict[str, Any] = {"module": given["module"].text()}
+    if ":" not in (found["module"] or ":"):
+        given["module"].wrong(f"must be package.module:Class; got {quote(found['module'])}")
+    if "settings" in given:
+        found["settings"] = {k: v.value for k, v in given["settings"].mapping("settings").items()}
+    return found
+
+
+def form(place: Place, key: str, known: Forms) -> Any:
+    """One encoder: its name, or ``{name: {settings}}``."""
+    if _foreign(place) and key != "trunk":
+        return module(place)
+    name: Any = place.value
+    inner = place.under(None)
+    if isinstance(place.value, dict) and len(place.value) == 1:
+        (name,) = place.value
+        inner = place.at(name)
+    if not isinstance(name, str):
+        place.wrong(f"an encoder is its name, or {{name: {{settings}}}}; got {quote(place.value)}")
+        return None
+    if name not in known:
+        place.wrong(f"no {key} encoder {name!r}{nearest(name, known)}", line_of=inner)
+        return None
+    accepted = known[name]
+    given = {} if inner.value is None else inner.mapping(f"{key} encoder {name!r}", accepted)
+    for setting, value in given.items():
+        if problem := accepted[setting].type.problem(value.value):
+            value.wrong(problem)
+    missing = [k for k, setting in accepted.items() if setting.required and k not in given]
+    if missing:
+        inner.wrong(f"{key} encoder {name!r} needs {' and '.join(missing)}")
+    return {name: {k: v.value for k, v in given.items()}} if given else name

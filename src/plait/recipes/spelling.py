@@ -1,0 +1,125 @@
+"""Methods as a study spells them: checked against the index, so that naming one imports none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from plait.method import Entry, MethodError, describe, find, index, resolve
+from plait.recipes.annotations import Setting, Type
+from plait.recipes.document import Place, nearest, quote
+
+Spelled = str | Mapping[str, Any]  # a name, or {name: {settings}}
+
+
+def names(family: str) -> list[str]:
+    """The names of a family's methods."""
+    return sorted(entry.name for entry in index().values() if entry.family == family)
+
+
+def lookup(family: str, name: str) -> Entry | None:
+    """The index's line of a method, or one made from a class named ``package.module:Class``.
+
+    Raises :class:`MethodError` where such a class cannot be loaded.
+    """
+    if ":" in name:
+        return Entry.from_row(describe(find(family, name)))
+    return index().get(f"{family}.{name}")
+
+
+def settings(entry: Entry) -> dict[str, Setting]:
+    """The settings a method accepts."""
+    return {
+        name: Setting(
+            type=Type.of(row["type"]),
+            part=row.get("part"),
+            inline=row.get("inline", False),
+            **({"default": row["default"]} if "default" in row else {}),
+        )
+        for name, row in entry.settings.items()
+    }
+
+
+def method(place: Place, family: str) -> Spelled | None:
+    """The method at a place in its shortest spelling; None where a mistake was noted.
+
+    All names and settings in it are checked, those of methods inside methods included.
+    """
+    match place.value:
+        case str() as name:
+            return _named(place, place.under(None), family, name)
+        case dict() as given if len(given) == 1:
+            (name,) = given
+            return _named(place, place.at(name), family, name)
+    shape = f"a {family} method is its name, or {{name: {{settings}}}}; got "
+    if isinstance(place.value, dict) and place.value:
+        place.wrong(f"{shape}{len(place.value)} names: {', '.join(place.value)}")
+    else:
+        place.wrong(f"{shape}{quote(place.value)}{nearest('', names(family))}")
+    return None
+
+
+def _named(place: Place, inner: Place, family: str, name: str) -> Spelled | None:
+    try:
+        entry = lookup(family, name)
+    except MethodError as error:
+        place.wrong(str(error), line_of=inner)
+        return None
+    if entry is None:
+        known = nearest(name, names(family))
+        place.wrong(f"no {family} method {name!r}{known}", line_of=inner)
+        return None
+    return configured(entry, name, inner)
+
+
+def configured(entry: Entry, name: str, place: Place) -> Spelled | None:
+    """A known method with the settings at a place (null: all at their defaults)."""
+    what, before = f"{entry.family} method {name!r}", len(place.document.mistakes)
+    accepted = settings(entry)
+    inline = next((setting for setting in accepted.values() if setting.inline), None)
+    if isinstance(place.value, str) and inline is not None:
+        place = place.under({place.value: None})
+    if place.value is not None and not isinstance(place.value, dict):
+        place.wrong(f"the settings of {what} are a mapping; got {quote(place.value)}")
+        return None
+    given = dict(place.value or {})
+    key = _inlined(given, accepted) if inline is not None else None
+    given.pop(key, None)
+    places = place.under(given).mapping(what, accepted) if given else {}
+    built = {name: _setting(inner, accepted[name]) for name, inner in places.items()}
+    if key is not None and inline is not None:
+        found = _named(place, place.at(key), str(inline.part), key)
+        built |= {found: {}} if isinstance(found, str) else found or {}
+    for wanted, setting in accepted.items():
+        if setting.required and wanted not in given and not (setting.inline and key):
+            place.missing(wanted, f"{what} needs {wanted}")
+    if len(place.document.mistakes) > before:
+        return None
+    return {name: built} if built else name
+
+
+def _inlined(given: Mapping[str, Any], accepted: Mapping[str, Setting]) -> str | None:
+    """The key that names the inline method, by the rule of :func:`plait.method.inlined_key`."""
+    if any(setting.inline and name in given for name, setting in accepted.items()):
+        return None
+    others = [key for key in given if key not in accepted]
+    if len(others) != 1 or difflib.get_close_matches(others[0], accepted, n=1, cutoff=0.7):
+        return None
+    return others[0]
+
+
+def _setting(place: Place, setting: Setting) -> Any:
+    if setting.part is not None and not (place.value is None and setting.default is None):
+        return method(place, setting.part)
+    if problem := setting.type.problem(place.value):
+        place.wrong(problem)
+    return place.value
+
+
+def construct(place: Place, family: str, spelled: Spelled) -> None:
+    """Build the method once, so that values its class refuses are noted with their line."""
+    try:
+        resolve(family, spelled)
+    except MethodError as error:
+        place.under(None, *error.where).wrong(str(error))

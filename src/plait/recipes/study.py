@@ -1,0 +1,321 @@
+"""Studies as files: :func:`read` a YAML file into a :class:`StudySpec`, :func:`write` it back."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from plait.data.declare import DataSpec, SplitSpec, TableSpec, TaskSpec
+from plait.method import Entry, index
+from plait.recipes import blocks, spelling
+from plait.recipes.document import Document, Place, RecipeError, nearest, parse, read_document
+from plait.recipes.emit import emit
+from plait.recipes.encoders import encoder
+from plait.recipes.spelling import Spelled
+from plait.training.settings import Training
+
+KEYS = (
+    "title", "data", "tasks", "encoder", "training", "strategies", "seeds", "intervals", "tune",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """A study as its file declares it; every value is plain, so :func:`write` gives it back.
+
+    ``strategies`` maps labels to spelled methods; empty means the usual ones. ``seeds`` says how
+    often weights are drawn (``init``) and rows are split (``split``). ``tune`` gives every strategy
+    the same number of ``trials``. Paths in ``data`` are as written; :meth:`located` expands them.
+    """
+
+    data: DataSpec
+    tasks: Mapping[str, TaskSpec]
+    title: str = ""
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    training: Training = Training()
+    strategies: Mapping[str, Spelled] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    tune: Mapping[str, Any] | None = None
+
+    def located(self, folder: Path) -> StudySpec:
+        """The study with ``${VAR}`` expanded and relative paths taken from a folder.
+
+        What an encoder is ``pretrained`` on is taken for a folder where there is one.
+
+        Raises :class:`RecipeError` for a variable that is not set.
+        """
+        tables = {
+            name: replace(table, source=str(folder / expand(table.source)))
+            for name, table in self.data.tables.items()
+        }
+        encoder = {key: _pretrained(form, folder) for key, form in self.encoder.items()}
+        return replace(self, data=replace(self.data, tables=tables), encoder=encoder)
+
+
+def read(path: str | Path) -> StudySpec:
+    """The study in a file. Raises :class:`RecipeError` with every mistake, each with its line."""
+    return from_document(read_document(Path(path)))
+
+
+def loads(text: str, name: str = "study.yaml") -> StudySpec:
+    """The study in a text; ``name`` stands before the line in messages."""
+    return from_document(parse(text, name))
+
+
+def from_document(document: Document) -> StudySpec:
+    """The study in a document. Raises :class:`RecipeError` with every mistake."""
+    root = document.root
+    given = root.mapping("a study", KEYS)
+    for key in ("data", "tasks"):
+        if key not in given:
+            root.missing(key, f"a study needs {key}")
+    found: dict[str, Any] = {}
+    if "data" in given:
+        found["data"] = blocks.data(given["data"])
+        _check_paths(given["data"], found["data"])
+    if "tasks" in given:
+        tables = found["data"].tables if found.get("data") else None
+        found["tasks"] = blocks.tasks(given["tasks"], tables)
+    readers = {
+        "title": Place.text, "encoder": encoder, "training": blocks.training,
+        "strategies": strategies, "seeds": seeds, "tune": tune,
+    }  # fmt: skip
+    for key, reader in readers.items():
+        if key in given and given[key].value is not None:
+            found[key] = reader(given[key])
+    if "intervals" in given:
+        by = intervals(given["intervals"])
+        if found.get("data") is not None:
+            found["data"] = replace(found["data"], intervals=by)
+    _check_tuned(root, found)
+    document.finish()
+    return StudySpec(**found)
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def expand(path: str) -> str:
+    """A path with ``${VAR}`` and ``${VAR:-default}`` replaced from the environment.
+
+    Raises :class:`RecipeError` for a variable that is neither set nor given a default.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = os.environ.get(name) or default
+        if found is None:
+            raise RecipeError([f"{path}: the environment variable {name} is not set"])
+        return found
+
+    return _VARIABLE.sub(value, path)
+
+
+def _pretrained(form: Any, folder: Path) -> Any:
+    if not isinstance(form, Mapping):
+        return form
+    if "pretrained" not in form:
+        return {name: _pretrained(inner, folder) for name, inner in form.items()}
+    name = expand(str(form["pretrained"]))
+    local = folder / name
+    return {**form, "pretrained": str(local.resolve()) if local.exists() else name}
+
+
+def _check_paths(place: Place, data: DataSpec | None) -> None:
+    """Note variables that are not set."""
+    if data is None:
+        return
+    for name, table in data.tables.items():
+        try:
+            expand(table.source)
+        except RecipeError as error:
+            where = (
+                place.under(None, "table")
+                if name == blocks.ONE
+                else place.under(None, "tables", name)
+            )
+            where.wrong(f"{error}; set it, or write ${{NAME:-folder}}")
+
+
+def strategies(place: Place) -> dict[str, Spelled]:
+    """The ``strategies:`` block: ``{label: method}``, or a list of names."""
+    if isinstance(place.value, list):
+        items = [place.under(item, i) for i, item in enumerate(place.value)]
+        found = {}
+        for item in items:
+            label = next(iter(item.value), "") if isinstance(item.value, dict) else item.value
+            if label in found:
+                item.wrong(f"{label!r} is given twice; name them: {{label: method}}")
+            elif (spelled := strategy(item)) is not None:
+                found[str(label)] = spelled
+        return found
+    found = {}
+    for label, inner in place.mapping("strategies").items():
+        entry = index().get(f"strategy.{label}")
+        if entry is None or _names_a_strategy(inner.value, entry):
+            spelled = strategy(inner)
+        else:
+            spelled = spelling.configured(entry, label, inner)
+            if isinstance(spelled, Mapping):
+                spelling.construct(place, "strategy", spelled)
+        if spelled is not None:
+            found[label] = spelled
+    return found
+
+
+def _names_a_strategy(value: Any, label: Entry) -> bool:
+    """Whether what stands under a strategy's own name is another strategy, and not its settings."""
+    if not isinstance(value, dict) or len(value) != 1:
+        return isinstance(value, str) and value in spelling.names("strategy")
+    (key,) = value
+    strategies = [*spelling.names("strategy")]
+    accepted = [*label.settings]
+    for setting in spelling.settings(label).values():
+        accepted += spelling.names(str(setting.part)) if setting.inline else []
+    near = difflib.get_close_matches(key, [*accepted, *strategies], n=1)
+    return key not in accepted and (
+        ":" in key or key in strategies or (bool(near) and near[0] in strategies)
+    )
+
+
+def strategy(place: Place) -> Spelled | None:
+    """One strategy; its class is asked whether it takes the values."""
+    spelled = spelling.method(place, "strategy")
+    if isinstance(spelled, Mapping):
+        spelling.construct(place, "strategy", spelled)
+    return spelled
+
+
+def _check_tuned(root: Place, found: Mapping[str, Any]) -> None:
+    """Note settings to be tuned of strategies that the study does not have."""
+    labels = [*(found.get("strategies") or ()), *spelling.names("strategy")]
+    for name in (found.get("tune") or {}).get("over", ()):
+        label, dot, _ = name.partition(".")
+        if dot and label not in labels:
+            where = root.under(None, "tune", "over", name)
+            where.wrong(f"no strategy {label!r}{nearest(label, labels)}")
+
+
+def seeds(place: Place) -> dict[str, int]:
+    """The ``seeds:`` block: ``{init: 3, split: 1}``; a bare number is ``init``."""
+    if not isinstance(place.value, dict):
+        return {"init": blocks.whole(place, 1)}
+    given = place.mapping("seeds", ("init", "split"))
+    return {key: blocks.whole(inner, 1) for key, inner in given.items()}
+
+
+def intervals(place: Place) -> str | None:
+    """The ``intervals:`` block: ``{by: column}``, the column whose values are resampled."""
+    if not isinstance(place.value, dict):
+        return place.text()
+    given = place.mapping("intervals", ("by",))
+    return given["by"].text() if "by" in given else None
+
+
+def tune(place: Place) -> dict[str, Any]:
+    """The ``tune:`` block: ``{trials: 8, over: {rate: {low: 1e-4, high: 1e-2}}}``."""
+    from plait.comparing.tune import Tune
+
+    given = place.mapping("tune", ("trials", "over"))
+    found: dict[str, Any] = {}
+    if "trials" in given:
+        found["trials"] = blocks.whole(given["trials"], 1)
+    if "over" in given:
+        found["over"] = {}
+        for name, inner in given["over"].mapping("over").items():
+            found["over"][name] = inner.value
+            if "." not in name and name not in blocks.TRAINING:
+                inner.wrong(f"no training setting {name!r}{nearest(name, blocks.TRAINING)}")
+                continue
+            try:
+                Tune.of({"over": {name: inner.value}})
+            except (ValueError, TypeError) as error:
+                inner.wrong(str(error).removeprefix("tune: "))
+    return found
+
+
+def write(spec: StudySpec) -> str:
+    """The study as YAML without what is at its default; :func:`loads` gives back an equal one."""
+    return emit(plain(spec))
+
+
+def plain(spec: StudySpec) -> dict[str, Any]:
+    """The study as the plain data of its file."""
+    found: dict[str, Any] = {"title": spec.title} if spec.title else {}
+    found["data"] = _plain_data(spec.data)
+    found["tasks"] = {name: _plain_task(name, task) for name, task in spec.tasks.items()}
+    if spec.encoder:
+        found["encoder"] = _copy(spec.encoder)
+    if changed := _changed(spec.training):
+        found["training"] = changed
+    if spec.strategies:
+        found["strategies"] = {
+            label: {} if spelled == label else _copy(spelled)
+            for label, spelled in spec.strategies.items()
+        }
+    if spec.seeds:
+        found["seeds"] = dict(spec.seeds)
+    if spec.data.intervals is not None:
+        found["intervals"] = {"by": spec.data.intervals}
+    if spec.tune is not None:
+        found["tune"] = _copy(spec.tune)
+    return found
+
+
+def _plain_data(data: DataSpec) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if list(data.tables) == [blocks.ONE]:
+        table = _plain_table(data.tables[blocks.ONE])
+        found = {"table": table.pop("path"), **table}
+    else:
+        found["tables"] = {name: _plain_table(table) for name, table in data.tables.items()}
+    if data.id is not None:
+        found["id"] = data.id
+    if data.split is not None:
+        found["split"] = _plain_split(data.split)
+    return found
+
+
+def _plain_table(table: TableSpec) -> dict[str, Any]:
+    changed = _changed(table)
+    return {"path": changed.pop("source"), **changed}
+
+
+def _plain_split(split: SplitSpec) -> dict[str, Any]:
+    if split.kind == "column":
+        names = {"names": dict(split.names)} if split.names else {}
+        return {"column": split.by, **names}
+    by = {} if split.by is None else {"by": split.by}
+    return {split.kind: list(split.fractions), "seed": split.seed, **by}
+
+
+def _plain_task(name: str, task: TaskSpec) -> dict[str, Any]:
+    changed = _changed(task)
+    if changed.get("target") == name:
+        del changed["target"]
+    return changed
+
+
+def _changed(spec: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their defaults."""
+    found = {}
+    for one in fields(spec):
+        value = getattr(spec, one.name)
+        default = one.default_factory() if one.default_factory is not MISSING else one.default
+        if value != default:
+            found[one.name] = _copy(value)
+    return found
+
+
+def _copy(value: Any) -> Any:
+    """Plain lists and dicts."""
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copy(item) for item in value]
+    return value

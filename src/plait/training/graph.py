@@ -1,0 +1,93 @@
+"""Which parameters the losses reach, read off the autograd graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from plait.networks.base import task_slices
+
+if TYPE_CHECKING:
+    from plait.training.engine import Root
+
+
+def reached(roots: Sequence[Root]) -> dict[nn.Parameter, int]:
+    """Parameter → the tasks that reach it, as a bit mask over the roots.
+
+    Entries of one stacked tensor reach whatever the tensor does.
+    """
+    masks: dict[Any, int] = {}
+    for bit, root in enumerate(roots):
+        node = root.output.grad_fn
+        if node is not None:
+            masks[node] = masks.get(node, 0) | 1 << bit
+    found: dict[nn.Parameter, int] = {}
+    for node in reversed(_after_inputs(list(masks))):
+        mask = masks[node]
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            found[leaf] = found.get(leaf, 0) | mask
+        for source, _ in node.next_functions:
+            if source is not None:
+                masks[source] = masks.get(source, 0) | mask
+    return found
+
+
+def _after_inputs(starts: list[Any]) -> list[Any]:
+    """All nodes of the graph, each after the nodes that it takes its input from."""
+    order: list[Any] = []
+    seen: set[Any] = set()
+    stack = [(node, False) for node in starts]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((source, False) for source, _ in node.next_functions if source is not None)
+    return order
+
+
+def check_reach(
+    roots: Sequence[Root],
+    tasks: Sequence[str],
+    shared: Sequence[nn.Parameter],
+    specific: Iterable[nn.Parameter] | None,
+    method: str,
+    *,
+    allow_unused: bool,
+) -> list[nn.Parameter]:
+    """The task-specific parameters that the losses reach.
+
+    Raises ``ValueError`` where ``shared`` is empty or holds a parameter that no task reaches, and
+    where several tasks reach a parameter that neither list holds.
+    """
+    if not shared:
+        raise ValueError(f"{method} compares gradients on shared parameters, and there are none")
+    found = reached(roots)
+    known = set(shared)
+    unused = [parameter for parameter in shared if parameter not in found]
+    if unused and not allow_unused:
+        raise ValueError(
+            f"{len(unused)} of the shared parameters, the first of shape {tuple(unused[0].shape)}, "
+            "are reached by no task: unused, detached or of another network. Leave them out of "
+            "`shared`, or pass allow_unused=True if only absent tasks use them"
+        )
+    given = set(specific) if specific is not None else set()
+    heads = []
+    for parameter, mask in found.items():
+        if parameter in known:
+            continue
+        if mask & (mask - 1) and parameter not in given and task_slices(parameter) is None:
+            names = [repr(task) for bit, task in enumerate(tasks) if mask >> bit & 1]
+            some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise ValueError(
+                f"a parameter of shape {tuple(parameter.shape)} is reached by several tasks "
+                f"({some}) but is not in `shared`; add it there, or to `specific` if each task "
+                "trains its own entries of it"
+            )
+        heads.append(parameter)
+    return heads

@@ -1,0 +1,261 @@
+"""Who watches a training: the event log, the conflict meter, the line on the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from plait.balancing.base import Signals
+from plait.linalg import cosines
+from plait.training.engine import gramian
+from plait.training.procedures.base import Problem
+
+Event = Mapping[str, Any]
+TASKS_MEASURED = 12
+MEASURED = 2**26  # numbers in the gradients that the meter takes
+
+
+class Observer:
+    """Called after every step with the problem and its signals, and with events by name.
+
+    ``valid``: the validation losses of a pass. ``dropped``: a task whose step was left out.
+    """
+
+    def start(self, step: int, steps: int) -> None:
+        """The training begins, or is taken up again, before ``step`` of ``steps``."""
+
+    def __call__(self, problem: Problem, signals: Signals) -> None:
+        """A step has been taken."""
+
+    def event(self, event: Event) -> None:
+        """Something else has happened."""
+
+    def stop(self) -> None:
+        """The training has ended, one way or another."""
+
+
+class EventLog(Observer):
+    """Events as JSON lines; losses and weights are means over windows of ``every`` steps.
+
+    ``every`` None keeps about 300 windows. A training that is taken up again forgets the lines of
+    the steps that it will repeat. ``events`` holds them too where there is no path.
+    """
+
+    def __init__(self, path: Path | None = None, every: int | None = None) -> None:
+        self.path = path
+        self.every = every
+        self.events: list[dict[str, Any]] = []
+        self._file: IO[str] | None = None
+        self._window = 1
+        self._sums: Tensor | None = None
+        self._names: tuple[str, ...] = ()
+
+    def start(self, step: int, steps: int) -> None:
+        """Open the file, and keep the lines of earlier steps only."""
+        self._window = self.every or max(1, steps // 300)
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [event for event in read_events(self.path) if event["step"] <= step] if step else []
+        self._file = self.path.open("w", encoding="utf-8")
+        for event in kept:
+            self._write(event)
+
+    def __call__(self, problem: Problem, signals: Signals) -> None:
+        """Add the step to the window."""
+        if self._sums is None:
+            self._names = problem.ground.layout.names
+            self._sums = signals.losses.new_zeros(3, len(self._names))
+        sums, places = self._sums, problem.units.places
+        weights = signals.weights
+        for row, values in enumerate((signals.losses, weights)):
+            if values is not None:
+                _add(sums[row], values.to(sums), places)
+        _add(sums[2], torch.ones_like(signals.losses).to(sums), places)
+        if (problem.step + 1) % self._window == 0:
+            losses, counts = self._means(0), self._sums[2].tolist()
+            seen = [name for name, n in zip(self._names, counts, strict=True) if n]
+            event = {"event": "step", "step": problem.step + 1}
+            event["losses"] = {name: losses[name] for name in seen}
+            if weights is not None:
+                event["weights"] = {name: self._means(1)[name] for name in seen}
+            self._sums.zero_()
+            self.event(event)
+
+    def event(self, event: Event) -> None:
+        """Write a line."""
+        record = dict(event)
+        if self._file is None:
+            self.events.append(record)
+        else:
+            self._write(record)
+
+    def stop(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._sums = None
+
+    def _means(self, row: int) -> dict[str, float | None]:
+        assert self._sums is not None
+        values = (self._sums[row] / self._sums[2]).tolist()
+        pairs = zip(self._names, values, strict=True)
+        return {name: _number(value) for name, value in pairs}
+
+    def _write(self, event: Event) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+def _add(row: Tensor, values: Tensor, places: Tensor | None) -> None:
+    if places is None:
+        row += values
+    else:
+        row.index_add_(0, places, values)
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a log; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
+
+
+class ConflictMeter(Observer):
+    """The cosines between task gradients, told to ``log`` as the event ``conflict``.
+
+    Where the balancer has a Gramian or a Jacobian it is read every ``every`` steps; for others the
+    gradients of at most twelve tasks on ``rows`` rows are taken every ``refresh`` steps (None:
+    never), and of fewer where the network is so large that they would fill the memory.
+    """
+
+    def __init__(
+        self, log: EventLog, *, every: int = 10, refresh: int | None = None, rows: int = 64
+    ) -> None:
+        self.log = log
+        self.every = every
+        self.refresh = refresh
+        self.rows = rows
+
+    def __call__(self, problem: Problem, signals: Signals) -> None:
+        """Look at the step, if it is one of those."""
+        gram, number = None, problem.step + 1
+        if len(signals.tasks) < 2:
+            return
+        if signals.gram is not None and number % self.every == 0:
+            gram = signals.gram
+        elif signals.jacobian is not None and number % self.every == 0:
+            gram = gramian([signals.jacobian], len(signals.tasks))
+        elif self.refresh and signals.gram is None and number % self.refresh == 0:
+            gram = self._measured(problem)
+        if gram is None:
+            return
+        above = torch.triu(torch.ones_like(gram), 1).bool()
+        pairs = cosines(gram)[above]
+        pairs = pairs[pairs.isfinite()]
+        if len(pairs):
+            share = float((pairs < 0).double().mean())
+            event = {"event": "conflict", "step": number, "cosine": _number(float(pairs.mean()))}
+            self.log.event({**event, "share": _number(share)})
+
+    def _measured(self, problem: Problem) -> Tensor | None:
+        size = sum(parameter.numel() for parameter in problem.ground.shared)
+        tasks = min(TASKS_MEASURED, MEASURED // max(size, 1))
+        if not size or tasks < 2:
+            return None
+        length = len(problem.batch)
+        chosen = torch.arange(min(self.rows, length)) * length // min(self.rows, length)
+        batch = problem.batch.rows(chosen)
+        batch = batch.only(set(batch.present[:tasks]))
+        part = Problem(problem.ground, batch, problem.step)
+        if len(part.tasks) < 2:
+            return None
+        with part.kept_buffers():
+            found = part.task_gradients()
+        return gramian(found.blocks, len(part.tasks))
+
+
+class Lines(Observer):
+    """A line about the training every ``seconds``, for logs."""
+
+    def __init__(self, title: str = "", seconds: float = 30.0, file: IO[str] | None = None) -> None:
+        self.title = title
+        self.seconds = seconds
+        self.file = file
+        self._said = 0.0
+        self._steps = 0
+
+    def start(self, step: int, steps: int) -> None:
+        """Wait for the first interval to pass."""
+        del step
+        self._said, self._steps = time.monotonic(), steps
+
+    def __call__(self, problem: Problem, signals: Signals) -> None:
+        """Say how far it is, if it is time."""
+        now = time.monotonic()
+        if now - self._said < self.seconds:
+            return
+        self._said = now
+        loss = float(signals.losses.mean()) if len(signals.losses) else math.nan
+        words = f"{self.title} step {problem.step + 1}/{self._steps}, mean loss {loss:.4g}"
+        print(words.strip(), file=self.file or sys.stderr, flush=True)
+
+
+class Bar(Observer):
+    """A progress bar on a terminal."""
+
+    def __init__(self, title: str = "") -> None:
+        self.title = title
+        self._bar: Any = None
+
+    def start(self, step: int, steps: int) -> None:
+        """Show the bar."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        words = TextColumn("{task.description}"), TextColumn("{task.fields[loss]}")
+        columns = (words[0], BarColumn(), MofNCompleteColumn(), Remaining(), words[1])
+        self._bar = Progress(*columns, transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task(self.title, total=steps, completed=step, loss="")
+
+    def __call__(self, problem: Problem, signals: Signals) -> None:
+        """Move on."""
+        del signals
+        self._bar.update(self._task, completed=problem.step + 1)
+
+    def event(self, event: Event) -> None:
+        """Show the last validation loss."""
+        losses = [loss for loss in event.get("losses", {}).values() if loss is not None]
+        if event["event"] == "valid" and losses and self._bar is not None:
+            self._bar.update(self._task, loss=f"validation {sum(losses) / len(losses):.4g}")
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def progress(title: str = "") -> Observer:
+    """A bar on a terminal, a line every half minute elsewhere."""
+    return Bar(title) if sys.stderr.isatty() else Lines(title)

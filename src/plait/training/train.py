@@ -1,0 +1,126 @@
+"""The whole recipe: a network and a data set in, a trained network out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from plait.balancing.base import Balancer
+from plait.data.mixing import Feed, feed_for
+from plait.networks import Network
+from plait.networks.network import evaluating
+from plait.training.fit import fit
+from plait.training.interrupts import poll
+from plait.training.loop import Run, Watcher
+from plait.training.measuring import Alignment, Layout, sums_of
+from plait.training.observers import ConflictMeter, EventLog
+from plait.training.optim import RowwiseAdamW, decay_groups
+from plait.training.procedures.base import Procedure
+from plait.training.schedules import SCHEDULES
+from plait.training.settings import Training
+
+if TYPE_CHECKING:
+    from plait.data import Dataset
+    from plait.data.dataset import Split
+
+ROWS = 1024  # rows of one forward in validation
+
+
+def train(
+    network: Network,
+    dataset: Dataset,
+    training: Training,
+    *,
+    balancer: Balancer | None = None,
+    procedure: Procedure | None = None,
+    seed: int = 0,
+    tasks: Collection[str] | None = None,
+    folder: Path | None = None,
+    feed: Feed | None = None,
+    per_task: bool = False,
+    keep_best: bool = True,
+    observers: Sequence[Watcher] = (),
+) -> Run:
+    """Train a network on a data set's training rows as the settings say.
+
+    The tasks are the network's, or those of them in ``tasks``. Validation losses (the mean over
+    tasks) choose the weights that are kept, unless ``keep_best`` is false or no task has a
+    validation row. ``folder`` gets ``events.jsonl`` and ``checkpoint``; with it a training that was
+    cut off goes on. Of the balancer the settings count, not the state. The network stays on the
+    device that was used.
+    """
+    names = network.tasks.names if tasks is None else network.tasks.subset(tasks).names
+    device = device_of(training.device)
+    network.to(device)
+    feed = feed or feed_for(dataset, training, seed, names)
+    steps = training.passes * feed.steps
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    counts = dataset.counts("valid")
+    judged = [name for name in names if counts[name]]
+    log = EventLog(None if folder is None else folder / "events.jsonl")
+    meter = ConflictMeter(log, every=max(1, steps // 300), refresh=feed.steps)
+    fresh = None if balancer is None else type(balancer)(**balancer.settings())
+    return fit(
+        network,
+        feed,
+        fresh,
+        RowwiseAdamW(decay_groups(parameters, training.weight_decay), lr=training.rate),
+        steps=steps,
+        seed=seed,
+        procedure=procedure,
+        schedule=SCHEDULES[training.schedule](steps, training.warmup),
+        clip=training.clip,
+        micro_batches=training.micro_batches,
+        autocast=lower_precision(training.precision, device),
+        validate=(lambda net: evaluate(net, dataset, "valid", judged)) if judged else None,
+        patience=training.patience if keep_best else None,
+        keep_best=keep_best,
+        bad_steps=training.bad_steps,
+        checkpoint=None if folder is None else folder / "checkpoint",
+        observers=(log, *observers) if per_task else (log, meter, *observers),
+        time_limit=training.time_limit,
+        per_task=per_task,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    network: Network, dataset: Dataset, split: Split, tasks: Collection[str]
+) -> dict[str, float]:
+    """The mean loss of every named task over a split; tasks without a label there are left out."""
+    device = next(network.parameters()).device
+    layout = Layout(network.tasks, device)
+    alignment = Alignment(dataset.tasks, network.tasks)
+    losses = torch.zeros(len(layout.names), device=device)
+    weights = torch.zeros_like(losses)
+    rows = [dataset.rows(split, name) for name in tasks]
+    with evaluating(network):
+        for some in torch.unique(torch.cat(rows)).split(ROWS) if rows else ():
+            poll()
+            batch = alignment(dataset.batch(some, tasks))
+            units = layout.units(batch)
+            batch = batch.to(device)
+            outputs = network(batch.parts, batch.labels)
+            losses += sums_of(batch, outputs, layout)
+            weights += layout.spread(units)
+    found = zip(layout.names, losses.tolist(), weights.tolist(), strict=True)
+    return {name: loss / weight for name, loss, weight in found if weight > 0}
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; ``auto`` is the best there is."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def lower_precision(name: str, device: torch.device) -> bool:
+    """Whether forwards run in bfloat16; ``auto``: on a GPU that has it."""
+    if name == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return name == "bfloat16"

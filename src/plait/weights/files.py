@@ -1,0 +1,166 @@
+"""Files that are whole or absent: atomic writes, and folders sealed by a manifest.
+
+A file is written beside its place, flushed to the disk and renamed over it; a folder counts as
+finished when its manifest, written last, lists every file with its SHA-256. A killed process leaves
+only temporary files, which :func:`sweep` removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+DAY = 86_400.0
+_HOST = "".join(c if c.isalnum() else "_" for c in socket.gethostname())[:32] or "host"
+_SESSION = secrets.token_hex(4)  # tells this process from an earlier one with the same number
+
+
+class DamagedError(ValueError):
+    """A sealed folder whose contents are not what its manifest says."""
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Write a file so that, whenever the process is killed, it is the old one or the new one."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write plain data as readable JSON, atomically; ``ValueError`` for NaN and infinities."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; ``DamagedError`` names the file where it cannot be parsed."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{path}: not readable as JSON ({error})") from error
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` for a writer to fill; renamed over ``path`` at the end.
+
+    Nothing is left behind, and ``path`` is untouched, where the body raises.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(4)
+    temporary = path.parent / f".{_HOST}-{os.getpid()}-{_SESSION}-{token}{path.suffix}.tmp"
+    try:
+        yield temporary
+        flush(temporary)
+        temporary.replace(path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows has no handle on a folder to flush
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def publish(folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
+    """Seal a folder: a manifest with the size and SHA-256 of every file, written last.
+
+    ``about`` is plain data kept in the manifest beside the list.
+    """
+    folder = Path(folder)
+    files = {}
+    for path in _contents(folder):
+        flush(path)
+        entry = {"sha256": digest(path), "bytes": path.stat().st_size}
+        files[path.relative_to(folder).as_posix()] = entry
+    for inner in {path.parent for path in _contents(folder)}:
+        flush(inner)
+    write_json(folder / MANIFEST, {**(about or {}), "files": files})
+
+
+def published(folder: str | Path) -> bool:
+    """Whether a folder was sealed."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def verify(folder: str | Path) -> dict[str, Any]:
+    """Check a sealed folder against its manifest, and return the manifest.
+
+    Raises :class:`DamagedError` listing every file that is missing or altered.
+    """
+    folder = Path(folder)
+    if not published(folder):
+        raise DamagedError(f"{folder}: no {MANIFEST}; it was never finished")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise DamagedError(f"{folder / MANIFEST}: not a manifest")
+    wrong = []
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            wrong.append(f"{name} (outside the folder)")
+        elif not path.is_file():
+            wrong.append(f"{name} (missing)")
+        elif path.stat().st_size != entry["bytes"] or digest(path) != entry["sha256"]:
+            wrong.append(f"{name} (altered)")
+    if wrong:
+        raise DamagedError(f"{folder}: damaged: {', '.join(wrong)}")
+    return manifest
+
+
+def sweep(folder: str | Path) -> list[Path]:
+    """Remove the temporary files that killed processes left in a folder; returns them."""
+    gone = []
+    for path in sorted(Path(folder).rglob(".*.tmp")):
+        if path.is_file() and _stray(path):
+            path.unlink(missing_ok=True)
+            gone.append(path)
+    return gone
+
+
+def _contents(folder: Path) -> list[Path]:
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in paths if path.name != MANIFEST and path.suffix != ".tmp"]
+
+
+def _stray(path: Path) -> bool:
+    host, _, rest = path.name[1:].partition("-")
+    process, _, session = rest.partition("-")
+    if host != _HOST or not process.isdigit():  # another machine may still be writing it
+        return time.time() - path.stat().st_mtime > DAY
+    if int(process) == os.getpid():
+        return not session.startswith(_SESSION)
+    return not alive(int(process))
+
+
+def alive(process: int) -> bool:
+    """Whether a process of that number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

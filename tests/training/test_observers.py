@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+from training_toys import Deck, make_network
+
+from plait.balancing.graddrop import GradDrop
+from plait.balancing.pcgrad import PCGrad
+from plait.balancing.uncertainty import Uncertainty
+from plait.training import ConflictMeter, EventLog, fit, progress
+from plait.training.observers import Bar, Lines, read_events
+
+
+def test_windows_hold_the_means_of_the_steps_a_task_was_in(network, tasks):
+    log, losses = EventLog(every=3), []
+    deck = Deck(tasks, missing=lambda step: ["real.1"] if step in (1, 4, 5) else [])
+
+    def keep(problem, signals):
+        losses.append(dict(zip(signals.tasks, signals.losses.tolist(), strict=True)))
+
+    fit(network, deck, Uncertainty(), steps=7, observers=[log, keep])
+    steps = [e for e in log.events if e["event"] == "step"]
+    assert [e["step"] for e in steps] == [3, 6]
+    first = steps[0]["losses"]
+    assert first["real.1"] == pytest.approx(
+        (losses[0]["real.1"] + losses[2]["real.1"]) / 2, rel=1e-5
+    )
+    assert first["binary.0"] == pytest.approx(sum(x["binary.0"] for x in losses[:3]) / 3, rel=1e-5)
+    assert steps[1]["losses"]["real.1"] == pytest.approx(losses[3]["real.1"], rel=1e-5)
+    assert steps[0]["weights"]["real.1"] == pytest.approx(0.5, abs=0.05)
+    assert "real.1" in steps[1]["losses"]
+
+
+def test_a_task_absent_for_a_whole_window_is_not_in_it(network, tasks):
+    log = EventLog(every=2)
+    deck = Deck(tasks, missing=lambda step: ["real.1"] if step > 1 else [])
+    fit(network, deck, GradDrop(), steps=4, observers=[log])
+    steps = [e for e in log.events if e["event"] == "step"]
+    assert ["real.1" in e["losses"] for e in steps] == [True, False]
+    assert all("weights" not in e for e in steps)  # its update is no combination of gradients
+
+
+def test_lines_are_json_in_the_order_of_the_steps(network, deck, tmp_path):
+    path = tmp_path / "logs" / "events.jsonl"
+    scores = iter([float("nan"), 2.0, 3.0])
+    given = {"validate": lambda _: {"real.1": next(scores)}, "validate_every": 4}
+    fit(network, deck, steps=10, observers=[EventLog(path, every=2)], **given)
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [e["step"] for e in events] == sorted(e["step"] for e in events)
+    valid = [e for e in events if e["event"] == "valid"]
+    assert [(e["step"], e["pass"], e["losses"]["real.1"]) for e in valid] == [
+        (4, 1.0, None),
+        (8, 2.0, 2.0),
+        (10, 2.5, 3.0),
+    ]
+
+
+def test_a_training_taken_up_again_forgets_the_steps_it_repeats(tasks, tmp_path):
+    path, saved = tmp_path / "events.jsonl", tmp_path / "checkpoint"
+
+    def run(cut: int | None) -> None:
+        def watch(problem, signals):
+            if problem.step == cut:
+                raise InterruptedError
+
+        log = EventLog(path, every=1)
+        given = {"checkpoint": saved, "checkpoint_every": 4, "observers": [log, watch]}
+        fit(make_network(tasks), Deck(tasks), steps=12, **given)
+
+    with pytest.raises(InterruptedError):
+        run(6)
+    assert [e["step"] for e in read_events(path)] == [1, 2, 3, 4, 5, 6, 7]
+    path.write_text(path.read_text() + '{"event": "ste')  # cut off while writing
+    run(None)
+    assert [e["step"] for e in read_events(path)] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("make", [PCGrad, GradDrop, Uncertainty])
+def test_the_conflict_meter_reads_or_takes_the_gradients(tasks, make):
+    log, network, wanted = EventLog(every=100), make_network(tasks), []
+
+    def by_hand(problem, signals):
+        rows = [torch.cat([g.flatten() for g in problem.alone(i)[:2]]) for i in range(5)]
+        unit = torch.nn.functional.normalize(torch.stack(rows), dim=1)
+        above = torch.triu(torch.ones(5, 5), 1).bool()
+        wanted.append((unit @ unit.T)[above])
+
+    still = torch.optim.SGD(network.parameters(), lr=0.0)
+    meter = ConflictMeter(log, every=3, refresh=3, rows=1000)
+    fit(network, Deck(tasks), make(), still, steps=6, observers=[by_hand, meter])
+    events = [e for e in log.events if e["event"] == "conflict"]
+    assert [e["step"] for e in events] == [3, 6]
+    for event in events:
+        pairs = wanted[event["step"] - 1]
+        assert event["cosine"] == pytest.approx(float(pairs.mean()), abs=1e-5)
+        assert event["share"] == pytest.approx(float((pairs < 0).double().mean()), abs=1e-5)
+
+
+def test_looking_at_conflict_changes_no_training(tasks):
+    found = []
+    for observers in ([], [ConflictMeter(EventLog(), refresh=2)]):
+        network = make_network(tasks, dropout=0.3)
+        fit(network, Deck(tasks), steps=6, observers=observers)
+        found.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    assert torch.equal(*found)
+
+
+def test_a_line_comes_after_every_interval(network, deck):
+    file = io.StringIO()
+    fit(network, deck, steps=5, observers=[Lines("joint, seed 0:", seconds=0.0, file=file)])
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 5
+    assert lines[-1].startswith("joint, seed 0: step 5/5, mean loss ")
+    quiet = io.StringIO()
+    fit(network, deck, steps=5, observers=[Lines(seconds=60.0, file=quiet)])
+    assert not quiet.getvalue()
+
+
+def test_progress_is_a_bar_on_a_terminal_only(network, deck, monkeypatch):
+    assert isinstance(progress("x"), Lines)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert isinstance(progress("x"), Bar)
+    bar = Bar("joint")
+    fit(network, deck, steps=4, observers=[bar], validate=lambda _: {"real.1": 0.25})
+    (task,) = bar._bar.tasks
+    assert (task.completed, task.total, task.fields["loss"]) == (4, 4, "validation 0.25")
+    assert bar._bar.finished

@@ -28,6 +28,7 @@ format: $(READY)
 index: $(READY)
 	$(BIN)/python -m plait.testing.index
 	$(BIN)/python -m plait.testing.docs
+	$(BIN)/python -m plait.recipes.schema
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

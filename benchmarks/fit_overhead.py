@@ -4,7 +4,7 @@ Both sides run in one process, in turns, with the same network, batches, optimiz
 clipping and semantics: per-task means over the labels present, absent tasks untouched. Printed is
 the median over rounds of the ratio of two turns that follow each other; the aim is at most 1.05.
 
-    python benchmarks/fit_overhead.py [--steps 30] [--rounds 40]
+    python benchmarks/fit_overhead.py [--steps 100] [--rounds 25]
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def measure(count: int, steps: int, rounds: int) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=25)
     given = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     for count in CASES:

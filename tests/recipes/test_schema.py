@@ -100,3 +100,22 @@ def test_wrong_values_are_rejected(text: str, validator: Any) -> None:
 )
 def test_short_forms_are_accepted(text: str, validator: Any) -> None:
     assert [error.message for error in validator.iter_errors(parse(text).value)] == []
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "tasks"), [("tox21", 12), ("school", 139), ("census", 2)])
+def test_example_studies_find_their_data(
+    name: str, tasks: int, real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plait.data import load
+    from plait.recipes import read
+
+    monkeypatch.setenv("PLAIT_DATA", str(real_data))
+    spec = read(ROOT / "recipes" / f"{name}.yaml").located(ROOT / "recipes")
+    assert len(load(spec.data, spec.tasks).tasks) == tasks
+
+
+def test_the_demo_is_the_example_study() -> None:
+    from plait.cli.demo import STUDY
+
+    assert (ROOT / "recipes" / "demo.yaml").read_text("utf-8") == STUDY

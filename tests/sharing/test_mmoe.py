@@ -156,3 +156,10 @@ def timed(run):
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("settings", [{"experts": 0}, {"width": 0}, {"depth": 0}, {"tower": -1}])
+def test_impossible_sizes_are_refused(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{name} must be at least"):
+        Mmoe(**settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_toys import BALANCERS, Deck, furthest, make_network, slices
 
 from plait.balancing.base import Balancer
@@ -212,3 +213,31 @@ def test_a_users_own_optimizer_is_taken_up_too(tasks, tmp_path):
 
     run(tmp_path, cut=4)
     assert furthest(run(tmp_path), run(None)) == 0
+
+
+def test_frozen_parameters_are_not_stored_and_stay(tasks, tmp_path):
+    def run(folder: Path | None, cut: int | None = None) -> dict[str, torch.Tensor]:
+        network = make_network(tasks)
+        network.trunk.requires_grad_(requires_grad=False)
+
+        def watch(problem, signals):
+            if problem.step == cut:
+                raise Cut
+
+        given = {"checkpoint": folder, "checkpoint_every": 1, "observers": [watch]}
+        with suppress(Cut):
+            fit(network, Deck(tasks), steps=8, validate=lambda _: {"real.1": 1.0}, **given)
+        return slices(network)
+
+    run(tmp_path, cut=6)
+    (stored,) = tmp_path.glob("state-*.safetensors")
+    assert not [name for name in load_file(stored) if "trunk" in name]
+    assert furthest(run(tmp_path), run(None)) == 0
+
+
+def test_a_network_of_another_shape_is_refused(tasks, tmp_path):
+    Meeting(tasks, Equal, Plain(), tmp_path).run(cut=3)
+    other = Meeting(tasks, Equal, Plain(), tmp_path)
+    other.network.trunk.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"of another network.*trunk.extra.bias"):
+        other.run()

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from plait.cli import console
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from plait.comparing.results import Failure, Results, Standing
 
 # Columns that a narrow terminal goes without, the first to go first; names are told below then.
@@ -31,12 +29,18 @@ def show(results: Results) -> None:
         console.say(f"- {reason}")
     console.say()
     board = Leaderboard(results.standings)
-    console.show(_table(board.columns, board.rows(), results.standings))
+    rows = board.rows()
+    places = _fitting(board.columns, rows, console.console().width)
+    shown = [board.columns[place] for place in places]
+    console.show(_table(shown, [[row[p] for p in places] for row in rows], results.standings))
     console.say()
     console.say(board.legend, "dim")
-    for standing in results.standings:
-        if standing.harmed and not standing.baseline:
-            console.warn(f"{standing.strategy} is worse than separate on {listed(standing.harmed)}")
+    harmed = {
+        s.strategy: listed(s.harmed) for s in results.standings if s.harmed and not s.baseline
+    }
+    if harmed and "harmed" not in shown:
+        said = "; ".join(f"{name} on {tasks}" for name, tasks in harmed.items())
+        console.say(f"Worse than separate beyond noise: {said}.")
     for failure in results.failures:
         console.warn(failed(failure))
 
@@ -51,12 +55,13 @@ def _table(
 ) -> object:
     from rich.text import Text
 
-    kept = _fitting(head, rows, console.console().width)
-    styled: list[list[Text]] = []
-    for row, standing in zip(rows, standings, strict=True):
-        cells = [Text(row[at], style=_style(head[at], standing)) for at in kept]
-        styled.append(cells)
-    return console.table([head[at] for at in kept], styled)
+    return console.table(
+        head,
+        [
+            [Text(cell, style=_style(name, one)) for name, cell in zip(head, row, strict=True)]
+            for row, one in zip(rows, standings, strict=True)
+        ],
+    )
 
 
 def _fitting(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:

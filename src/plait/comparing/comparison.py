@@ -74,7 +74,7 @@ def compare(
             text=text_of(encoder or {}),
             sample=sample,
             base=base,
-        )
+        ).kept(folder / "data")
     elif tasks is not None or targets is not None:
         raise ValueError("a Dataset has its tasks already; leave tasks and targets out")
     datasets = _datasets(data, declared, counts["split"], folder / "cache")

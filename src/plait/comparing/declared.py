@@ -108,10 +108,10 @@ def relative(path: Path, folder: Path) -> str:
 
 
 def _keep(source: Any, stem: Path) -> Path:
-    """Write a table that is an object: frames as Parquet, a dict of arrays as npz."""
+    """Write a table that is an object: Parquet, or npz for arrays of several dimensions."""
     import numpy as np
-    import polars as pl
 
+    from plait.data.sources import read
     from plait.weights.files import replacing
 
     if isinstance(source, Mapping):
@@ -121,9 +121,8 @@ def _keep(source: Any, stem: Path) -> Path:
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
             return path
-        source = pl.DataFrame(dict(source))
+    table = read(source, stem.name)
     path = stem.with_name(f"{stem.name}.parquet")
-    frame = source.collect() if isinstance(source, pl.LazyFrame) else source
     with replacing(path) as temporary:
-        pl.DataFrame(frame).write_parquet(temporary)
+        table.collect(table.columns).write_parquet(temporary)
     return path

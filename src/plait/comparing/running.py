@@ -24,7 +24,7 @@ from plait.comparing.predictor import write_files
 from plait.comparing.progress import Progress, duration
 from plait.comparing.store import Store
 from plait.training.interrupts import Interrupted
-from plait.weights.files import write_atomic, write_json
+from plait.weights.files import read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from plait.comparing.study import Study
@@ -42,17 +42,24 @@ def compute(store: Store, cell: Cell, about: Mapping[str, Any]) -> None:
         parts = {
             name: load_model(store.path(part.key) / "model") for name, part in cell.parts.items()
         }
-        with measured() as meter:
-            model = cell.strategy.run(cell.plan, parts, cell.seed, folder / "work")
+        spent = folder / "spent.json"  # seconds of attempts that were cut off
+        before = read_json(spent) if spent.exists() else 0.0
+        try:
+            with measured() as meter:
+                model = cell.strategy.run(cell.plan, parts, cell.seed, folder / "work")
+        except BaseException:
+            write_json(spent, before + meter.seconds)
+            raise
         cost = _evaluate(model, cell, folder)
-        cost |= {"seconds": meter.seconds, "memory": meter.memory}
+        cost |= {"seconds": before + meter.seconds, "memory": meter.memory}
         about = {**about, **cell.describe()}
         preparation = cell.plan.dataset.preparation
         write_files(folder / "model", model, preparation, about, store.folder / "frozen")
         write_atomic(folder / "events.jsonl", _events(folder / "work"))
         write_json(folder / "cost.json", cost)
         shutil.rmtree(folder / "work", ignore_errors=True)
-        (folder / "attempts.json").unlink(missing_ok=True)
+        for name in ("attempts.json", "spent.json"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _evaluate(model: Model, cell: Cell, folder: Path) -> dict[str, float | None]:

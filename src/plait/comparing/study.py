@@ -198,8 +198,6 @@ class Study:
         """Write the study's own files into its folder."""
         from plait.comparing.environment import lock
 
-        if self.declared is not None:
-            self.declared = self.declared.kept(self.folder / "data")
         self.store.write("study.json", self.to_json())
         self.store.write("plait.lock.json", lock(self))
         if self.about.get("recipe"):

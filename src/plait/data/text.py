@@ -25,6 +25,8 @@ SEPARATOR = " | "
 class Bag:
     """Every n-gram of a text once, hashed into ``buckets``; 0 is padding, 1 … are buckets.
 
+    By default about as many buckets as training texts, between 2¹⁰ and 2¹⁵.
+
     ``prose`` (texts with blanks): words, pairs of words, and the character n-grams of each word,
     all in lower case. Otherwise (codes, molecules, sequences): the n-grams of the whole string as
     it is. ``characters`` are the shortest and longest n-grams. At most ``most`` a text, words
@@ -42,7 +44,9 @@ class Bag:
         present = max(profile.rows - profile.missing, 1)
         prose = bool(settings.get("prose", profile.words / present >= 1.5))
         low, high = settings.get("characters", (4, 4) if prose else (1, 6))
-        buckets, most = int(settings.get("buckets", 2**15)), int(settings.get("most", 512))
+        # About as many buckets as training texts: a larger table costs every step and learns nothing.
+        enough = 2 ** min(max((present - 1).bit_length(), 10), 15)
+        buckets, most = int(settings.get("buckets", enough)), int(settings.get("most", 512))
         if not 0 < low <= high:
             raise DataError(f"bag: characters must be [shortest, longest], got [{low}, {high}]")
         if not (0 < buckets < 2**31 and most > 0):

@@ -124,12 +124,24 @@ def _starts(sizes: Sequence[int]) -> list[int]:
 class Bag(Stem):
     """The mean of the vectors of a text's tokens, padding (0) left out; no order.
 
-    Texts whose tokens are numbered alike share one table.
+    Texts whose tokens are numbered alike share one table. How texts become tokens is settled where
+    the data are prepared, which reads ``buckets``, ``characters``, ``most`` and ``prose`` from the
+    same place in a study (see ``plait.data.text``); here they only are accepted.
     """
 
     name = "bag"
 
-    def __init__(self, inputs: Sequence[Input], *, width: int = 64) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        *,
+        width: int = 64,
+        buckets: int | None = None,
+        characters: Sequence[int] | None = None,
+        most: int | None = None,
+        prose: bool | None = None,
+    ) -> None:
+        del buckets, characters, most, prose
         super().__init__(inputs, [width] * len(inputs))
         self.tables = nn.ModuleList()
         self.table_of: dict[str, int] = {}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Transformer(Stem):
         *,
         pretrained: str | None = None,
         config: Mapping[str, Any] | None = None,
-        pooling: str = "mean",
+        pooling: Literal["mean", "cls"] = "mean",
         frozen: bool = True,
         max_length: int = 128,
         checkpointing: bool = False,

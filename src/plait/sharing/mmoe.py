@@ -69,6 +69,11 @@ class Mmoe(Sharing):
         deviations=("the experts read the encoder's output; an encoder of depth 0 is the paper's",),
     )
 
+    def __post_init__(self) -> None:
+        for name, least in (("experts", 1), ("width", 1), ("depth", 1), ("tower", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
     def build(self, encoder: MakeEncoder, tasks: TaskSet) -> Trunk:
         """The encoder, the experts on it, and a gate for each task."""
         return _Mmoe(encoder(), tasks, self)

@@ -61,7 +61,7 @@ class Best:
     def restore(self) -> None:
         """Put the best weights into the network, if there are any."""
         if self.weights:
-            self.network.load_state_dict(self.weights)
+            put(self.network, self.weights)
 
     def _over(self) -> Sequence[str]:
         if self.patience is None:
@@ -77,12 +77,32 @@ class Best:
 
     @torch.no_grad()
     def _keep(self, better: Sequence[str]) -> None:
-        state = self.network.state_dict()
+        state = moving(self.network)
         if not self.weights or not self.per_task:
             self.weights = {name: value.clone() for name, value in state.items()}
             return
         for name, parameter in self.network.named_parameters():
             names = task_slices(parameter) or ()
+            if name not in state:
+                continue
             rows = torch.tensor([i for i, task in enumerate(names) if task in better])
             rows = rows.long().to(parameter.device)
             self.weights[name].index_copy_(0, rows, parameter.index_select(0, rows))
+
+
+def moving(network: Network) -> dict[str, Tensor]:
+    """The part of a network's state that training can change: all but the frozen parameters."""
+    every = network.named_parameters(remove_duplicate=False)
+    frozen = {name for name, parameter in every if not parameter.requires_grad}
+    return {name: value for name, value in network.state_dict().items() if name not in frozen}
+
+
+def put(network: Network, state: Mapping[str, Tensor]) -> None:
+    """Put :func:`moving` state back; ``ValueError`` where it is of a network of another shape."""
+    wanted = set(moving(network))
+    if wanted != set(state):
+        differ = sorted(wanted.symmetric_difference(state))
+        raise ValueError(
+            f"the state is of another network; they differ in: {', '.join(differ[:5])}"
+        )
+    network.load_state_dict(state, strict=False)

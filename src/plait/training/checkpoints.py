@@ -2,7 +2,7 @@
 
 The tensors of a step go to a file of their own; ``checkpoint.json``, replaced last, names it.
 Slices of stacked parameters and their optimizer states are stored with the names of their tasks and
-load into a network whose tasks stand in another order.
+load into a network whose tasks stand in another order. Frozen parameters are not stored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from plait.balancing.base import Balancer
 from plait.networks import Network
 from plait.networks.base import task_slices
-from plait.training.best import Best
+from plait.training.best import Best, moving, put
 from plait.training.optim import RowwiseAdamW
 from plait.weights.files import read_json, sweep, write_atomic, write_json
 
@@ -80,7 +80,7 @@ class Checkpoint:
         """Write the state of this step, then forget the one before."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors, plain = self._optimizer_state()
-        tensors |= {f"network/{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"network/{name}": value for name, value in moving(self.network).items()}
         tensors |= {f"balancer/{name}": value for name, value in self.balancer.state_dict().items()}
         tensors |= {f"best/{name}": value for name, value in self.best.weights.items()}
         name = f"state-{self.progress.step}.safetensors"
@@ -92,11 +92,7 @@ class Checkpoint:
             "slices": dict(self._slices()),
             "optimizer": plain,
             "progress": {**asdict(self.progress), "seconds": self.seconds},
-            "best": {
-                "score": self.best.score,
-                "steps": self.best.steps,
-                "waited": self.best.waited,
-            },
+            "best": {name: getattr(self.best, name) for name in JUDGED},
         }
         write_json(folder / INDEX, _finite(record))
         for old in folder.glob("state-*.safetensors"):
@@ -129,18 +125,16 @@ class Checkpoint:
                 name, _, slot = name.rpartition("/")
                 moments.setdefault(name, {})[slot] = _ordered(value, orders.get(name))
             else:
-                parts[kind][name] = _ordered(
-                    value, orders.get(name) if kind != "balancer" else None
-                )
-        self.network.load_state_dict(parts["network"])
+                order = None if kind == "balancer" else orders.get(name)
+                parts[kind][name] = _ordered(value, order)
+        put(self.network, parts["network"])
         self.balancer.load_state_dict(parts["balancer"])
         self._load_optimizer(moments, record["optimizer"])
         device = next(self.network.parameters()).device
         self.best.weights = {name: value.to(device) for name, value in parts["best"].items()}
-        for name, value in record["best"].items():
-            setattr(
-                self.best, name, {k: float("inf") if v is None else v for k, v in value.items()}
-            )
+        for name in JUDGED:
+            found = record["best"][name]
+            setattr(self.best, name, {k: math.inf if v is None else v for k, v in found.items()})
         for name, value in record["progress"].items():
             setattr(self.progress, name, value)
 

@@ -15,7 +15,14 @@ import numpy as np
 
 from plait.comparing.model import Model
 from plait.comparing.plain.estimators import Boosters, load_lightgbm, threads
-from plait.comparing.plain.fitting import Sample, Samples, poolable, quiet, random_state
+from plait.comparing.plain.fitting import (
+    Sample,
+    Samples,
+    extrapolated,
+    poolable,
+    quiet,
+    random_state,
+)
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Strategy
 from plait.method import Card, Need, Paper
@@ -75,6 +82,14 @@ class Boosting(Strategy):
             }
         rounds = [booster.current_iteration() for booster in fitted.values()]
         return samples.model(Boosters(fitted), {"rounds": round(float(np.mean(rounds)))})
+
+    def seconds(self, plan: Plan) -> float:
+        """From a few rounds."""
+
+        def run(rounds: int) -> Model:
+            return replace(self, rounds=rounds).run(plan, {}, 0, Path())
+
+        return extrapolated(run, 2, self.rounds)
 
     def settled(self, found: Mapping[str, Any]) -> Boosting:
         """With the mean number of rounds that validation chose."""

@@ -23,6 +23,7 @@ from plait.merging.base import Have
 from plait.merging.pool import Pool, State
 from plait.method import Card, Method, Need, resolve, spell
 from plait.networks import Network
+from plait.training.train import device_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Merge(Strategy):
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:  # noqa: ARG002
         """Merge in memory."""
         names = plan.tasks.names
-        target = network_of(parts["start"], names[0])
+        target = network_of(parts["start"], names[0]).to(device_of(plan.training.device))
         base = state_of(target)
         experts: dict[str, State] = {}
         for name in names:

@@ -31,13 +31,31 @@ def test_a_declaration_can_be_kept_moved_and_loaded_again(tmp_path: Path) -> Non
 
 def test_arrays_with_more_than_one_dimension_are_kept_as_npz(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 255, size=(40, 8, 8)).astype(np.uint8)
-    arrays = {"image": images, "dark": (images.mean((1, 2)) < 128).astype(int)}
+    arrays = {
+        "image": images,
+        "dark": (images.mean((1, 2)) < 128).astype(int),
+        "room": np.array(["a", "b"] * 20),
+    }
     given = Declared(
         data=DataSpec(tables={"t": TableSpec(source=arrays)}), tasks={"dark": TaskSpec()}
     )
     kept = given.kept(tmp_path)
     assert (tmp_path / "t.npz").exists()
     assert kept.load().fingerprint == given.load().fingerprint
+
+
+def test_hub_data_sets_keep_the_names_of_their_classes(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"x": datasets.Value("float64"), "y": datasets.ClassLabel(names=["no", "maybe", "yes"])}
+    )
+    numbers = np.random.default_rng(0)
+    rows = {"x": numbers.normal(size=60).tolist(), "y": numbers.choice(3, 60).tolist()}
+    source = datasets.Dataset.from_dict(rows, features=features)
+    given = Declared(data=DataSpec(tables={"t": TableSpec(source=source)}), tasks={"y": TaskSpec()})
+    kept = given.kept(tmp_path).load()
+    assert kept.tasks["y"].kind == "classes"
+    assert set(kept.tasks["y"].classes) == {"no", "maybe", "yes"}
 
 
 def test_a_split_that_is_given_cannot_be_drawn_again() -> None:

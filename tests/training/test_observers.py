@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from training_toys import Deck, make_network
 
+from plait.balancing.base import Signals
 from plait.balancing.graddrop import GradDrop
 from plait.balancing.pcgrad import PCGrad
 from plait.balancing.uncertainty import Uncertainty
@@ -128,3 +130,22 @@ def test_progress_is_a_bar_on_a_terminal_only(network, deck, monkeypatch):
     (task,) = bar._bar.tasks
     assert (task.completed, task.total, task.fields["loss"]) == (4, 4, "validation 0.25")
     assert bar._bar.finished
+
+
+def test_many_tasks_are_written_less_often():
+    def windows(tasks: int) -> int:
+        return sum(1 for e in _logged(tasks, 400) if e["event"] == "step")
+
+    assert windows(2) == 200
+    assert windows(100) == 100
+
+
+def _logged(count: int, steps: int) -> list[dict[str, object]]:
+    log, names = EventLog(), tuple(f"t{i}" for i in range(count))
+    log.start(0, steps)
+    layout = SimpleNamespace(names=names)
+    units = SimpleNamespace(places=None)
+    told = Signals.of(dict.fromkeys(names, 1.0), weights=torch.ones(count))
+    for step in range(steps):
+        log(SimpleNamespace(step=step, units=units, ground=SimpleNamespace(layout=layout)), told)
+    return log.events

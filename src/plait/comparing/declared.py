@@ -108,21 +108,30 @@ def relative(path: Path, folder: Path) -> str:
 
 
 def _keep(source: Any, stem: Path) -> Path:
-    """Write a table that is an object: Parquet, or npz for arrays of several dimensions."""
+    """Write a table that is an object: Parquet, or npz where it has arrays of many dimensions."""
     import numpy as np
+    import polars as pl
 
     from plait.data.sources import read
     from plait.weights.files import replacing
 
-    if isinstance(source, Mapping):
-        arrays = {str(name): np.asarray(value) for name, value in source.items()}
-        if any(value.ndim > 1 for value in arrays.values()):
-            path = stem.with_name(f"{stem.name}.npz")
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            return path
     table = read(source, stem.name)
-    path = stem.with_name(f"{stem.name}.parquet")
-    with replacing(path) as temporary:
-        table.collect(table.columns).write_parquet(temporary)
+    frame = table.collect(list(table.schema))
+    for column, names in table.classes.items():  # numbers in the data, names for people
+        numbers = dict(enumerate(names))
+        words = pl.col(column).replace_strict(numbers, default=None, return_dtype=pl.String)
+        frame = frame.with_columns(words)
+    if not table.arrays:
+        path = stem.with_name(f"{stem.name}.parquet")
+        with replacing(path) as temporary:
+            frame.write_parquet(temporary)
+        return path
+    arrays: dict[str, Any] = dict(table.arrays)
+    for name in frame.columns:
+        values = frame[name]
+        text = values.dtype == pl.String  # without pickle npz has no missing text
+        arrays[name] = values.fill_null("").to_numpy().astype(str) if text else values.to_numpy()
+    path = stem.with_name(f"{stem.name}.npz")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
     return path

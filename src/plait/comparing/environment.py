@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from plait.comparing.study import Study
 
 PACKAGES = (
-    "plait", "torch", "numpy", "scipy", "scikit-learn", "polars", "safetensors", "skops",
+    "plait", "torch", "numpy", "scipy", "scikit-learn", "polars", "safetensors",
     "lightgbm", "transformers", "tokenizers",
 )  # fmt: skip
 

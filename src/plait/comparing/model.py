@@ -1,7 +1,7 @@
 """Models: what strategies make, of whatever sort, with one way to predict, save and load.
 
 A saved model is a folder with ``model.json`` (its sort, its tasks, what was found on the way) and
-the files of its sort: safetensors, JSON, the text of LightGBM, skops; never pickle.
+the files of its sort: safetensors, JSON, the text of LightGBM; never pickle.
 """
 
 from __future__ import annotations

@@ -45,8 +45,9 @@ class Observer:
 class EventLog(Observer):
     """Events as JSON lines; losses and weights are means over windows of ``every`` steps.
 
-    ``every`` None keeps about 300 windows. A training that is taken up again forgets the lines of
-    the steps that it will repeat. ``events`` holds them too where there is no path.
+    ``every`` None keeps about 300 windows, fewer where tasks are many. A training that is taken up
+    again forgets the lines of the steps that it will repeat. ``events`` holds them where there is
+    no path.
     """
 
     def __init__(self, path: Path | None = None, every: int | None = None) -> None:
@@ -54,13 +55,13 @@ class EventLog(Observer):
         self.every = every
         self.events: list[dict[str, Any]] = []
         self._file: IO[str] | None = None
-        self._window = 1
+        self._steps = 1
         self._sums: Tensor | None = None
         self._names: tuple[str, ...] = ()
 
     def start(self, step: int, steps: int) -> None:
         """Open the file, and keep the lines of earlier steps only."""
-        self._window = self.every or max(1, steps // 300)
+        self._steps = steps
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,21 +75,19 @@ class EventLog(Observer):
         if self._sums is None:
             self._names = problem.ground.layout.names
             self._sums = signals.losses.new_zeros(3, len(self._names))
-        sums, places = self._sums, problem.units.places
-        weights = signals.weights
-        for row, values in enumerate((signals.losses, weights)):
-            if values is not None:
-                _add(sums[row], values.to(sums), places)
-        _add(sums[2], torch.ones_like(signals.losses).to(sums), places)
-        if (problem.step + 1) % self._window == 0:
-            losses, counts = self._means(0), self._sums[2].tolist()
-            seen = [name for name, n in zip(self._names, counts, strict=True) if n]
-            event = {"event": "step", "step": problem.step + 1}
-            event["losses"] = {name: losses[name] for name in seen}
+        sums, places, weights = self._sums, problem.units.places, signals.weights
+        _add(sums[0], signals.losses, places)
+        if weights is not None:
+            _add(sums[1], weights.to(sums), places)
+        _add(sums[2], torch.ones_like(signals.losses), places)
+        number = problem.step + 1
+        window = self.every or max(1, -(-self._steps // _windows(len(self._names))))
+        if number % window == 0:
+            event = {"event": "step", "step": number, "losses": self._means(sums[0])}
             if weights is not None:
-                event["weights"] = {name: self._means(1)[name] for name in seen}
-            self._sums.zero_()
+                event["weights"] = self._means(sums[1])
             self.event(event)
+            sums.zero_()
 
     def event(self, event: Event) -> None:
         """Write a line."""
@@ -105,16 +104,22 @@ class EventLog(Observer):
             self._file = None
         self._sums = None
 
-    def _means(self, row: int) -> dict[str, float | None]:
+    def _means(self, row: Tensor) -> dict[str, float | None]:
+        """The window's means of the tasks that were in it."""
         assert self._sums is not None
-        values = (self._sums[row] / self._sums[2]).tolist()
-        pairs = zip(self._names, values, strict=True)
-        return {name: _number(value) for name, value in pairs}
+        counts = self._sums[2]
+        rows = zip(self._names, (row / counts).tolist(), counts.tolist(), strict=True)
+        return {name: _number(mean) for name, mean, count in rows if count}
 
     def _write(self, event: Event) -> None:
         assert self._file is not None
         self._file.write(json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
+
+
+def _windows(tasks: int) -> int:
+    """Writing a window takes time for every task; so does reading the log."""
+    return min(300, max(30, 10_000 // tasks))
 
 
 def _add(row: Tensor, values: Tensor, places: Tensor | None) -> None:
@@ -162,12 +167,13 @@ class ConflictMeter(Observer):
         gram, number = None, problem.step + 1
         if len(signals.tasks) < 2:
             return
-        if signals.gram is not None and number % self.every == 0:
+        if signals.gram is None and signals.jacobian is None:
+            if self.refresh and number % self.refresh == 0:
+                gram = self._measured(problem)
+        elif number % self.every == 0:
             gram = signals.gram
-        elif signals.jacobian is not None and number % self.every == 0:
-            gram = gramian([signals.jacobian], len(signals.tasks))
-        elif self.refresh and signals.gram is None and number % self.refresh == 0:
-            gram = self._measured(problem)
+            if signals.jacobian is not None:
+                gram = gramian([signals.jacobian], len(signals.tasks))
         if gram is None:
             return
         above = torch.triu(torch.ones_like(gram), 1).bool()

@@ -142,7 +142,8 @@ def pools(dataset: Dataset) -> list[Pool]:
     for task in dataset.tasks:
         rows = dataset.rows("train", task.name)
         part = next(iter(dataset.batch(rows[:1]).parts.values()), {})
-        together.setdefault((task.group, task.classes, tuple(sorted(part))), []).append(task)
+        classes = () if task.kind == "binary" else task.classes
+        together.setdefault((task.group, classes, tuple(sorted(part))), []).append(task)
     by = {name for names in _by_values(dataset) for name in names}
     found = []
     for number, tasks in enumerate(together.values()):

@@ -88,7 +88,7 @@ LOSSES: Mapping[str, Loss] = {
 
 
 def loss_of(name: str, kind: str) -> Loss:
-    """The loss of that name; ``ValueError`` for an unknown one or one that does not fit the kind."""
+    """The loss of that name; ``ValueError`` where there is none or it does not fit the kind."""
     if name not in LOSSES:
         raise ValueError(f"no loss {name!r}{did_you_mean(name, LOSSES)}")
     if kind not in LOSSES[name].kinds:

@@ -217,7 +217,7 @@ def test_without_validation_rows_nothing_is_chosen_by_the_test():
 
 
 def test_few_validation_rows_do_not_choose_what_lies_far_behind():
-    """Twelve rows tie all with all; the cheapest is not taken when its value is far from the best."""
+    """Twelve rows tie all with all, and the cheapest is far behind the best."""
     noise = {"separate": 1.0, "joint": 0.6, "linear": 1.4}
     test, valid = (
         rank(cells(ABC, noise, rows=rows, seed=3), ABC, replicates=FAST) for rows in (600, 12)

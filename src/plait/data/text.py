@@ -44,7 +44,7 @@ class Bag:
         present = max(profile.rows - profile.missing, 1)
         prose = bool(settings.get("prose", profile.words / present >= 1.5))
         low, high = settings.get("characters", (4, 4) if prose else (1, 6))
-        # About as many buckets as training texts: a larger table costs every step and learns nothing.
+        # About as many buckets as training texts: a larger table costs every step, to no avail.
         enough = 2 ** min(max((present - 1).bit_length(), 10), 15)
         buckets, most = int(settings.get("buckets", enough)), int(settings.get("most", 512))
         if not 0 < low <= high:

@@ -40,3 +40,8 @@ def test_a_bar_is_for_terminals_only() -> None:
         bar.start(3, 0)
         bar.begin("[red]joint[/red]")  # a label is no markup
         bar.end(1)
+
+
+def test_a_line_before_the_first_cell_is_known_says_that_it_gets_ready():
+    """Reading tables and frozen features can take longer than the wait for a line."""
+    assert Lines().words().startswith("getting ready")

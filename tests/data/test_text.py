@@ -113,6 +113,12 @@ def test_tokens_are_those_of_the_tokenizer_shifted_by_one(pretrained):
     assert tokens.size == 9
 
 
+def test_where_a_tokenizer_was_found_does_not_matter(pretrained):
+    """A study opened from another folder names the same encoder by another path."""
+    here, there = (Tokens.fit({"pretrained": p}, pretrained) for p in (".", str(pretrained)))
+    assert here == there
+
+
 def test_pairs_are_told_apart_by_the_tokenizer(pretrained):
     tokens = Tokens.fit({"pretrained": str(pretrained)}, None)
     lengths, values = tokens.encode([pl.Series(["a film"]), pl.Series(["yes"])])

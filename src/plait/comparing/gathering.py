@@ -231,8 +231,10 @@ def notes(study: Study) -> Iterator[str]:
     budget = f"Budget: at most {training.passes} passes over each task's labelled training rows"
     if training.patience is not None:
         budget += f", ended after {training.patience} without a better validation loss"
-    yield f"{budget}; the weights with the best validation loss are kept. Merging splits the same "
-    "passes between a common start and the experts."
+    yield (
+        f"{budget}; the weights with the best validation loss are kept. Merging splits the same "
+        "passes between a common start and the experts."
+    )
     if study.tune.trials > 1:
         yield (
             f"Tuning: {study.tune.trials} trials for each strategy over "

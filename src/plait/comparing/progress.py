@@ -32,7 +32,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self.total = self.done = 0
+        self.total = self.done = self.first = 0
         self.estimate = 0.0
         self.current = ""
         self.started = time.monotonic()
@@ -62,6 +62,8 @@ class Progress:
     def words(self) -> str:
         """The state in one line."""
         spent = time.monotonic() - self.started
+        if not self.total:
+            return f"getting ready, {duration(spent)}"
         line = f"{self.done}/{self.total} cells, {duration(spent)}"
         made = self.done - self.first
         left = self.total - self.done

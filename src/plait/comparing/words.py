@@ -63,7 +63,11 @@ def figure(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """A number of parameters: ``812``, ``12.3 k``, ``22.7 M``."""
+    """A number of parameters: ``812``, ``12.3 k``, ``22.7 M``.
+
+    >>> count(999_960)
+    '1 M'
+    """
     return "" if value is None else _scaled(value, ((1e9, " G"), (1e6, " M"), (1e3, " k")))
 
 
@@ -99,6 +103,6 @@ def size(ratio: float) -> str:
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
     for scale, unit in units:
-        if value >= scale:
+        if value >= 0.9995 * scale:  # what rounds to the next unit is told in it
             return f"{value / scale:.3g}{unit}"
     return f"{value:.0f}"

@@ -174,10 +174,10 @@ def fingerprints(texts: pl.Series) -> Array:
 class Tokens:
     """The tokens of a pretrained encoder's own tokenizer, shifted by one: 0 is padding.
 
-    ``tokenizer`` is the whole tokenizer as JSON, so that nothing else is needed later.
+    ``tokenizer`` is the whole tokenizer as JSON, so that nothing else is needed later; where it was
+    found is not kept, so that a run that is moved or opened elsewhere has the same data.
     """
 
-    pretrained: str
     tokenizer: str
     max_length: int = 128
 
@@ -188,7 +188,6 @@ class Tokens:
         if not isinstance(pretrained, str):
             raise DataError("text: transformer needs pretrained: a folder or a hub name")
         return cls(
-            pretrained=pretrained,
             tokenizer=_tokenizer(pretrained, base),
             max_length=int(settings.get("max_length", 128)),
         )
@@ -219,10 +218,7 @@ class Tokens:
 
     def to_json(self) -> dict[str, Any]:
         """The settings and the tokenizer as plain data."""
-        return {
-            "pretrained": self.pretrained, "tokenizer": self.tokenizer,
-            "max_length": self.max_length,
-        }  # fmt: skip
+        return {"tokenizer": self.tokenizer, "max_length": self.max_length}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Tokens:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from plait.adapting.lora import Lora
 from plait.balancing.base import Signals
 from plait.balancing.equal import Equal
 from plait.balancing.pcgrad import PCGrad
@@ -164,13 +165,20 @@ def first_gate(self: Any, x: torch.Tensor, group: str, records: Any) -> torch.Te
     return (x[records.rows] @ self.gate.get_parameter("weight")[0].T).softmax(1)
 
 
+def first_adapter(self: Any, x: torch.Tensor, base: torch.Tensor, _: Any) -> torch.Tensor:
+    """Every row through the adapter of the first task."""
+    return base + self.scale * x @ self.down[0].T @ self.up[0].T
+
+
 @pytest.mark.parametrize(
     ("cls", "where", "name", "broken", "laws"),
     [
-        (PCGrad, "plait.balancing.pcgrad", "_order", by_position, {"permutation"}),
+        (PCGrad, "plait.balancing.pcgrad", "others_in_random_order", by_position, {"permutation"}),
         (Equal, "plait.balancing.equal.Equal", "forward", share_of_all,
          {"absent_task_is_as_if_never_there", "absent_task_is_left_alone"}),
         (Mmoe, "plait.sharing.mmoe._Mmoe", "gates", first_gate, {"reach_is_exact", "permutation"}),
+        (Lora, "plait.adapting.lora.LoraBank", "forward", first_adapter,
+         {"reach_is_exact", "permutation", "routing_follows_the_record", "folding_is_exact"}),
     ],
 )  # fmt: skip
 def test_real_methods_broken_on_purpose_are_found_out(cls, where, name, broken, laws, monkeypatch):

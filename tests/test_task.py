@@ -56,7 +56,7 @@ def test_a_task_knows_its_head_and_its_group(task, outputs, group):
 
 
 def test_a_task_survives_json():
-    task = Task(name="NR.AR", kind="real", center=3.5, scale=2.0, loss="huber", weight=0.5)
+    task = Task(name="NR.AR", kind="real", center=3.5, scale=2.0, loss="huber", preference=0.5)
     assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
@@ -81,11 +81,11 @@ def test_a_subset_keeps_the_order_of_the_set_and_refuses_strangers():
 
 def test_replace_changes_one_task():
     tasks = TaskSet([Task(name="a"), Task(name="b")])
-    changed = tasks.replace("b", weight=2.0)
-    assert [task.weight for task in changed] == [1.0, 2.0]
+    changed = tasks.replace("b", preference=2.0)
+    assert [task.preference for task in changed] == [1.0, 2.0]
     assert changed != tasks
-    assert changed.replace("b", weight=1.0) == tasks
-    assert hash(changed.replace("b", weight=1.0)) == hash(tasks)
+    assert changed.replace("b", preference=1.0) == tasks
+    assert hash(changed.replace("b", preference=1.0)) == hash(tasks)
 
 
 def test_a_set_is_refused_when_empty_or_with_a_name_twice():

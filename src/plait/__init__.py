@@ -25,11 +25,15 @@ _ROOMS = {
     "backward": "plait.training",
     "fit": "plait.training",
     "train": "plait.training",
+    "MultiTaskClassifier": "plait.tabular",
+    "MultiTaskEstimator": "plait.tabular",
+    "MultiTaskRegressor": "plait.tabular",
     "Study": "plait.comparing",
     "compare": "plait.comparing",
     "load": "plait.comparing",
     "methods": "plait.method",
     "resolve": "plait.method",
+    "track": "plait.comparing.tracking",
 }
 
 __all__ = [
@@ -37,6 +41,9 @@ __all__ = [
     "Dataset",
     "Labels",
     "Losses",
+    "MultiTaskClassifier",
+    "MultiTaskEstimator",
+    "MultiTaskRegressor",
     "Network",
     "Records",
     "Study",
@@ -49,6 +56,7 @@ __all__ = [
     "load",
     "methods",
     "resolve",
+    "track",
     "train",
 ]
 

@@ -24,8 +24,8 @@ class Input:
 
     numeric [B, width]: standardised values, then missing indicators. categorical [B, columns]:
     codes below ``sizes``, 0 for unknown. text [B, longest]: token numbers below ``sizes[0]``, 0 for
-    padding. image [B, channels, height, width]. vector [B, width]. ``shape`` is what follows B (-1:
-    varies).
+    padding; list [B, longest]: item numbers likewise. image [B, channels, height, width]. vector
+    [B, width]. ``shape`` is what follows B (-1: varies).
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""Losses per row, and the way from a head's raw outputs to a prediction.
+"""The losses by name: which kinds they train, and what a head's raw outputs predict.
 
 Every loss is non-negative with minimum 0 where the data allow it, so that methods which take its
 logarithm (FAMO, geometric means) can.
@@ -16,11 +16,11 @@ from torch.nn import functional as F  # noqa: N812
 from plait.method import did_you_mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A loss for some kinds.
+    """A loss for some kinds of task.
 
-    ``per_row``: (raw [N, outputs], target [N]) → [N]. ``predict``: raw → what users see: a
+    ``per_row`` maps (raw [N, outputs], target [N]) to [N], ``predict`` raw to what users see: a
     probability [N], class probabilities [N, C], a (standardised) mean [N] or a rate [N].
     ``gaussian`` marks squared errors, whose uncertainty weight carries the factor one half.
     """
@@ -36,8 +36,16 @@ def _bce(raw: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(raw[:, 0], target.to(raw.dtype), reduction="none")
 
 
+def _probability(raw: Tensor) -> Tensor:
+    return torch.sigmoid(raw[:, 0])
+
+
 def _cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(raw, target.long(), reduction="none")
+
+
+def _probabilities(raw: Tensor) -> Tensor:
+    return raw.softmax(1)
 
 
 def _cumulative(raw: Tensor, target: Tensor) -> Tensor:
@@ -46,12 +54,28 @@ def _cumulative(raw: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(raw, above, reduction="none").sum(1)
 
 
-def _cumulative_predict(raw: Tensor) -> Tensor:
+def _between_thresholds(raw: Tensor) -> Tensor:
     # P(y > k) must not increase with k; separate thresholds may cross, so they are made monotone.
     above = torch.cummin(torch.sigmoid(raw), dim=1).values
     edge = above[:, :1]
     padded = torch.cat([torch.ones_like(edge), above, torch.zeros_like(edge)], dim=1)
     return padded[:, :-1] - padded[:, 1:]
+
+
+def _squared(raw: Tensor, target: Tensor) -> Tensor:
+    return (raw[:, 0] - target.to(raw.dtype)).square()
+
+
+def _absolute(raw: Tensor, target: Tensor) -> Tensor:
+    return (raw[:, 0] - target.to(raw.dtype)).abs()
+
+
+def _huber(raw: Tensor, target: Tensor) -> Tensor:
+    return F.huber_loss(raw[:, 0], target.to(raw.dtype), reduction="none")
+
+
+def _mean(raw: Tensor) -> Tensor:
+    return raw[:, 0]
 
 
 def _poisson(raw: Tensor, target: Tensor) -> Tensor:
@@ -60,35 +84,40 @@ def _poisson(raw: Tensor, target: Tensor) -> Tensor:
     return torch.xlogy(y, y) - y * log_rate - y + log_rate.exp()
 
 
-def _mean(raw: Tensor) -> Tensor:
-    return raw[:, 0]
+def _rate(raw: Tensor) -> Tensor:
+    return raw[:, 0].exp()
 
+
+_REAL = frozenset({"real"})
 
 LOSSES: Mapping[str, Loss] = {
     loss.name: loss
     for loss in (
-        Loss("bce", frozenset({"binary"}), _bce, lambda raw: torch.sigmoid(raw[:, 0])),
-        Loss("cross_entropy", frozenset({"classes"}), _cross_entropy, lambda raw: raw.softmax(1)),
-        Loss("cumulative", frozenset({"ordinal"}), _cumulative, _cumulative_predict),
         Loss(
-            "squared", frozenset({"real"}),
-            lambda raw, y: (raw[:, 0] - y.to(raw.dtype)).square(), _mean, gaussian=True,
+            name="bce", kinds=frozenset({"binary"}),
+            per_row=_bce, predict=_probability,
         ),
         Loss(
-            "absolute", frozenset({"real"}),
-            lambda raw, y: (raw[:, 0] - y.to(raw.dtype)).abs(), _mean,
+            name="cross_entropy", kinds=frozenset({"classes"}),
+            per_row=_cross_entropy, predict=_probabilities,
         ),
         Loss(
-            "huber", frozenset({"real"}),
-            lambda raw, y: F.huber_loss(raw[:, 0], y.to(raw.dtype), reduction="none"), _mean,
+            name="cumulative", kinds=frozenset({"ordinal"}),
+            per_row=_cumulative, predict=_between_thresholds,
         ),
-        Loss("poisson", frozenset({"counts"}), _poisson, lambda raw: raw[:, 0].exp()),
+        Loss(name="squared", kinds=_REAL, per_row=_squared, predict=_mean, gaussian=True),
+        Loss(name="absolute", kinds=_REAL, per_row=_absolute, predict=_mean),
+        Loss(name="huber", kinds=_REAL, per_row=_huber, predict=_mean),
+        Loss(name="poisson", kinds=frozenset({"counts"}), per_row=_poisson, predict=_rate),
     )
 }  # fmt: skip
 
 
 def loss_of(name: str, kind: str) -> Loss:
-    """The loss of that name; ``ValueError`` where there is none or it does not fit the kind."""
+    """The loss of that name.
+
+    Raises ``ValueError`` for an unknown one and for one that does not fit the kind.
+    """
     if name not in LOSSES:
         raise ValueError(f"no loss {name!r}{did_you_mean(name, LOSSES)}")
     if kind not in LOSSES[name].kinds:

@@ -17,7 +17,7 @@ import difflib
 import importlib
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
@@ -268,7 +268,7 @@ def find(family: str, name: str) -> type[Method]:
         module, _, cls = name.partition(":")
         try:
             found = getattr(importlib.import_module(module), cls)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise MethodError(f"cannot load {name!r}: {error}") from error
         if not (isinstance(found, type) and issubclass(found, Method)):
             raise MethodError(f"{name!r} is not a plait method")
@@ -380,11 +380,16 @@ def _plain(value: Any) -> Any:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest valid names, or all of them when few."""
-    names: list[str] = sorted(set(known))
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; valid: {', '.join(names)}" if names else ""
+    names = sorted(set(known))
+    near = nearest(word, names)
+    listed = f"; valid: {', '.join(names)}" if names else ""
+    return listed if near is None else f"; did you mean {near!r}?"
+
+
+def nearest(word: str, known: Collection[str]) -> str | None:
+    """The name that a misspelt word is close to, or that has its letters in another order."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return next(iter(near or (name for name in known if sorted(name) == sorted(word))), None)
 
 
 def iterate(method: Method) -> Iterator[Method]:

@@ -74,8 +74,8 @@ class Task:
     """A name, a kind and what the training rows taught about its target.
 
     ``classes`` are the labels in order (binary: negative, positive). ``center`` and ``scale``
-    standardise a real target: the network sees (y − center)/scale and users see y. ``weight`` is
-    the user's preference among tasks.
+    standardise a real target: the network sees (y − center)/scale and users see y. ``preference``
+    says how much the task counts among the others (labels have weights of their own).
     """
 
     name: str
@@ -85,7 +85,7 @@ class Task:
     scale: float = 1.0
     loss: str = ""
     metrics: tuple[str, ...] = ()
-    weight: float = 1.0
+    preference: float = 1.0
 
     def __post_init__(self) -> None:
         kind = kind_of(self.kind)
@@ -120,13 +120,13 @@ class Task:
         return {
             "name": self.name, "kind": self.kind, "classes": list(self.classes),
             "center": self.center, "scale": self.scale, "loss": self.loss,
-            "metrics": list(self.metrics), "weight": self.weight,
+            "metrics": list(self.metrics), "preference": self.preference,
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
-        """Read :meth:`to_json` back."""
-        return cls(**data)
+        """Read :meth:`to_json` back; what was written as ``weight`` once is the preference."""
+        return cls(**{"preference" if key == "weight" else key: data[key] for key in data})
 
 
 @dataclass(frozen=True)

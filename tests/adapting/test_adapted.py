@@ -7,7 +7,7 @@ import torch
 
 from plait.adapting import Lora, build_adapted
 from plait.batch import Input, Records
-from plait.networks import Network, build_network
+from plait.networks import Network, build_network, lengths
 from plait.sharing import Hard, Mmoe
 from plait.testing.toys import toy_batch, toy_inputs, toy_tasks
 
@@ -40,6 +40,14 @@ def filled(network, seed=0):
     for parameter in network.trunk.banks.parameters():
         parameter.data.normal_(0, 0.3, generator=generator)
     return network
+
+
+def mixed_texts(*sizes):
+    """Texts of these lengths, padded to the longest."""
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randint(1, 41, (len(sizes), max(sizes)), generator=generator)
+    value[torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]] = 0
+    return value
 
 
 def two_parts():
@@ -185,6 +193,41 @@ def test_checkpointing_inside_the_backbone_keeps_the_route():
         grads.append([p.grad for p in adapted.trunk.banks.parameters()])
     for ours, theirs in zip(*grads, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_texts_run_by_length_and_in_several_parts_follow_their_tasks(checkpointing, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(lengths, "CPU", (8, 64))
+    adapted = build_adapted(bert(checkpointing=checkpointing), Lora(rank=2), seed=0)
+    adapted = filled(adapted).double().train()
+    parts = {
+        "a": {"text.review": mixed_texts(30, 3, 4, 17, 3)},
+        "b": {"text.review": mixed_texts(2, 21, 2), "numeric": torch.zeros(3, 4)},
+    }
+    asked = {
+        "binary": Records(torch.tensor([0, 0, 0, 1, 1]), torch.tensor([5, 1, 3, 0, 6])),
+        "real": Records(torch.tensor([0, 0, 0]), torch.tensor([1, 4, 7])),
+    }
+
+    def run(parts, asked):
+        adapted.zero_grad()
+        raw = adapted(parts, asked).raw
+        sum(value.square().sum() for value in raw.values()).backward()
+        return raw, [p.grad for p in adapted.trunk.banks.parameters()]
+
+    raw, gradients = run(parts, asked)
+    total = [torch.zeros_like(gradient) for gradient in gradients]
+    for key, records in asked.items():
+        for place, row in enumerate(records.rows.tolist()):
+            part, local = ("a", row) if row < 5 else ("b", row - 5)
+            text = parts[part]["text.review"][local]
+            one = {"only": {"text.review": text[None, : int((text > 0).sum())]}}
+            alone, own = run(one, {key: Records(records.task[[place]], torch.tensor([0]))})
+            torch.testing.assert_close(raw[key][place], alone[key][0], rtol=0, atol=1e-12)
+            total = [a if b is None else a + b for a, b in zip(total, own, strict=True)]
+    for ours, theirs in zip(gradients, total, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_an_adapted_transformer_comes_back_exactly(tmp_path):

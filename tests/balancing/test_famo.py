@@ -83,5 +83,13 @@ def test_a_loss_below_the_minimum_is_refused_by_name():
     assert bound("ab", minimum=-1.0)(Signals.of({"a": 1.0, "b": -0.5})).isfinite().all()
 
 
+def test_each_task_may_have_a_minimum_of_its_own():
+    one, other = bound("ab", minimum={"a": -1.0, "b": 0.5}), bound("ab")
+    s, moved = Signals.of({"a": -0.5, "b": 1.5}), Signals.of({"a": 0.5, "b": 1.0})
+    torch.testing.assert_close(one(s), other(moved))
+    with pytest.raises(ValueError, match=r"loss of task 'b' is below minimum=0.5"):
+        one(Signals.of({"a": 0.0, "b": 0.1}))
+
+
 def test_a_loss_of_zero_is_finite():
     assert bound("ab")(Signals.of({"a": 0.0, "b": 1.0})).isfinite().all()

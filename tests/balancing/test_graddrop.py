@@ -29,6 +29,18 @@ def test_equals_torchjd_on_the_same_draw(leak: float):
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_each_task_may_have_a_leak_of_its_own():
+    rows, leak = jacobian(3, 500), [0.0, 0.4, 1.0]
+    with torch.random.fork_rng():
+        torch.manual_seed(key("graddrop", 0, 0))
+        wanted = Theirs(leak=torch.tensor(leak, dtype=torch.float64))(rows)
+    named = {f"t{i}": share for i, share in enumerate(leak)}
+    found = GradDrop(leak=named)(signals(rows))
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="leak is given by task, and lacks t2"):
+        GradDrop(leak={"t0": 0.1, "t1": 0.2})(signals(rows))
+
+
 def test_its_mean_over_draws_is_purity_weighted():
     rows = jacobian(3, 20)
     draws = torch.stack([GradDrop()(signals(rows, step=step)) for step in range(4_000)])
@@ -69,5 +81,6 @@ def test_draws_differ_by_step_and_repeat_by_seed():
 
 
 def test_leak_is_checked():
-    with pytest.raises(ValueError, match="leak"):
-        GradDrop(leak=1.5)
+    for wrong in (1.5, {"a": 0.5, "b": -0.1}):
+        with pytest.raises(ValueError, match="leak"):
+            GradDrop(leak=wrong)

@@ -3,20 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from gradients import jacobian, signals
 from torchjd.aggregation import PCGradWeighting
 
 from plait.balancing.base import Signals
 from plait.balancing.pcgrad import PCGrad
-
-
-def signals(jacobian: torch.Tensor, **given: int) -> Signals:
-    losses = {f"t{i}": 1.0 for i in range(len(jacobian))}
-    return Signals.of(losses, gram=jacobian @ jacobian.T, **given)
-
-
-def jacobian(tasks: int, size: int, seed: int) -> torch.Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randn(tasks, size, generator=draw, dtype=torch.float64)
 
 
 def order_of(s: Signals) -> np.ndarray:

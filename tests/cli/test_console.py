@@ -38,3 +38,16 @@ def test_wide_tables_are_not_cut_where_there_is_no_terminal(
 ) -> None:
     console.show(console.table(("a", "b"), [("x" * 70, "y" * 70)]))
     assert "y" * 70 in capsys.readouterr().out
+
+
+def test_the_lines_of_a_point_stand_under_each_other_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console.item("one \x1b[2Jtwo three")
+    assert capsys.readouterr().out == "- one two three\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "9")
+    console.item("one two three")
+    assert [row.rstrip() for row in capsys.readouterr().out.splitlines()] == [
+        "- one two", "  three",
+    ]  # fmt: skip

@@ -118,3 +118,73 @@ def test_on_a_terminal_it_asks_only_where_it_is_unsure(
     init.init(str(table), "click,stars,price", out, yes=False, force=False)
     assert asked == ["classes", "classes"]  # stars only, and again after a word that is no kind
     assert read(out).tasks["stars"].kind == "ordinal"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    random = np.random.default_rng(1)
+    rows = 400
+    path = tmp_path / "log.csv"
+    pl.DataFrame(
+        {
+            "user_id": random.integers(0, 40, rows),
+            "seen": [f"2024-{1 + row % 12:02d}-{1 + row % 28:02d}" for row in range(rows)],
+            "tags": ["|".join(random.choice(list("abcd"), 3)) for _ in range(rows)],
+            "place": [f"[{x:.2f}, {x * x:.2f}]" for x in random.normal(size=rows)],
+            "price": [f"{number:,}" for number in random.integers(1000, 9999, rows)],
+            "age": random.integers(18, 80, rows),
+            "note": random.choice(["a fine thing it was", "never again, too slow"], rows),
+            "grade": np.where(random.random(rows) < 0.1, -1, random.integers(1, 6, rows)),
+            "click": random.choice(["no", "yes"], rows),
+        }
+    ).write_csv(path, separator=";")
+    return path
+
+
+def test_it_names_everything_uncertain_and_what_to_write_instead(log: Path) -> None:
+    out = log.parent / "s.yaml"
+    text = run(log, "click,grade", out)
+    unsure = [row for row in text.splitlines() if row.startswith("# Unsure: ")]
+    assert any("grade holds whole numbers" in row for row in unsure)
+    assert any("10% of grade is -1; if that means no label, add missing: [-1]" in r for r in unsure)
+    assert any("user_id repeats (40 values)" in row and "by: user_id}" in row for row in unsure)
+    assert any("{time: [0.8, 0.1, 0.1], by: seen}" in row for row in unsure)
+    assert any("place is read as vectors" in row for row in unsure)
+    spec = read(out)
+    types = spec.data.tables["table"].types
+    assert types["place"] == "vector"
+    assert types["tags"] == "list"
+    assert types["price"] != "vector"
+    located = spec.located(log.parent)
+    dataset = load(located.data, located.tasks)
+    assert {"vector.place", "list.tags"} <= set(dataset.inputs)
+
+
+def test_on_a_terminal_it_asks_for_the_column_that_owns_rows(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def confirm(text: str, *, default: bool) -> bool:
+        asked.append(text)
+        return default
+
+    monkeypatch.setattr(console, "interactive", lambda: True)
+    monkeypatch.setattr(init.typer, "prompt", lambda text, default="": default)
+    monkeypatch.setattr(init.typer, "confirm", confirm)
+    out = log.parent / "s.yaml"
+    init.init(str(log), "click", out, yes=False, force=False)
+    assert len(asked) == 1
+    assert asked[0].startswith("user_id repeats (40 values)")
+    spec = read(out)
+    assert spec.data.split is not None
+    assert (spec.data.split.kind, spec.data.split.by) == ("grouped", "user_id")
+    assert spec.data.intervals == "user_id"
+
+
+def test_a_column_with_an_id_twice_is_not_declared_as_the_id(tmp_path: Path) -> None:
+    source = tmp_path / "d.csv"
+    ids = [f"k{number}" for number in range(99)] + ["k0"]
+    pl.DataFrame({"row_id": ids, "x": range(100), "y": ["a", "b"] * 50}).write_csv(source)
+    run(source, "y", tmp_path / "s.yaml")
+    assert read(tmp_path / "s.yaml").data.id is None

@@ -23,7 +23,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "adapted": {"adapt": {"lora": {"rank": 2}}},
         },
         encoder=ENCODER,
-        training={"passes": 2, "rate": 0.01},
+        training={"passes": 2, "learning_rate": 0.01},
         seeds=2,
         out=folder,
         title="A small study",

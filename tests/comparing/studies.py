@@ -58,6 +58,6 @@ def school_dataset(count: int = 6) -> Dataset:
 
 
 def plan(data: Dataset | None = None, folder: Path | None = None, **training: Any) -> Plan:
-    settings = Training(**{"passes": 2, "rate": 0.01, **training})
+    settings = Training(**{"passes": 2, "learning_rate": 0.01, **training})
     data = data or dataset()
     return Plan.of(data, encoder=ENCODER, training=settings, folder=folder)

@@ -20,7 +20,7 @@ import plait
 from plait.comparing import Progress, Study
 from plait.comparing.model import Model
 from plait.comparing.plan import Plan
-from plait.comparing.running import work
+from plait.comparing.running import Bounds, work
 from plait.comparing.strategy import Strategy
 from plait.method import Card
 
@@ -35,7 +35,7 @@ class Watch(Progress):
         self.begun: list[str] = []
         self.said: list[str] = []
 
-    def begin(self, words: str) -> None:
+    def begin(self, words: str, key: str = "") -> None:
         self.begun.append(words)
 
     def say(self, words: str) -> None:
@@ -121,8 +121,8 @@ def test_a_half_written_and_a_damaged_cell_are_computed_again(
     study = Study.open(folder)
     keys = {p.label: cell.key for p, cell in study.cells().items() if p.init == 0}
     whole = (folder / "cells" / keys["joint"] / "predictions.parquet").read_bytes()
-    (folder / "cells" / keys["joint"]).rename(folder / "cells" / f"{keys['joint']}.part")
-    (folder / "cells" / f"{keys['joint']}.part" / "manifest.json").unlink()
+    (folder / "cells" / keys["joint"]).rename(folder / "cells" / f"{keys['joint']}.1.part")
+    (folder / "cells" / f"{keys['joint']}.1.part" / "manifest.json").unlink()
     (folder / "cells" / keys["prior"] / "predictions.parquet").write_bytes(b"nonsense")
     watch = Watch()
     with pytest.warns(UserWarning, match="predictions.parquet.*altered.*computed again"):
@@ -161,14 +161,17 @@ def test_faults_are_found_before_anything_is_computed(tmp_path: Path) -> None:
         "pooled": {"linear": {"pooled": True}},
     }
     study = Study(
-        plan(), strategies, folder=tmp_path / "run", tune={"trials": 2, "over": {"rat": [1]}}
+        plan(),
+        strategies,
+        folder=tmp_path / "run",
+        tune={"trials": 2, "over": {"learning_rat": [1]}},
     )
     with pytest.raises(ValueError) as error:
         study.run()
     message = str(error.value)
     assert "'merged': merge: start: pretrained needs a pretrained encoder" in message
     assert "'pooled': linear: pooled needs two tasks of one kind" in message
-    assert "no training setting 'rat'; did you mean 'rate'?" in message
+    assert "no training setting 'learning_rat'; did you mean 'learning_rate'?" in message
     assert not (tmp_path / "run").exists()
 
 
@@ -183,16 +186,16 @@ def test_wrong_arguments_name_the_nearest_right_one(tmp_path: Path) -> None:
 
 def test_tuning_gives_each_strategy_its_trials_and_counts_their_cost(tmp_path: Path) -> None:
     # A rate of 1e-9 learns nothing, so validation must choose the other.
-    tune = {"trials": 3, "over": {"rate": [0.02], "joint.sharing.experts": [2]}}
+    tune = {"trials": 3, "over": {"learning_rate": [0.02], "joint.sharing.experts": [2]}}
     strategies = {"joint": {"joint": {"sharing": {"mmoe": {"experts": 3}}}}}
-    study = Study(plan(rate=1e-9), strategies, folder=tmp_path, seeds=1, tune=tune)
+    study = Study(plan(learning_rate=1e-9), strategies, folder=tmp_path, seeds=1, tune=tune)
     study.strategies = {name: study.strategies[name] for name in ("separate", "joint", "prior")}
     study.run(progress=Progress())
     assert len(study.trials("joint")) == 3
     assert len(study.trials("prior")) == 1
     assert study.chosen_trial("joint") != 0
     cell = next(cell for place, cell in study.cells().items() if place.label == "joint")
-    assert cell.plan.training.rate == 0.02
+    assert cell.plan.training.learning_rate == 0.02
     assert plait.method.spell(cell.strategy) == {"joint": {"sharing": {"mmoe": {"experts": 2}}}}
     own = study.store.read(cell.key, "cost.json")["seconds"]
     cost = next(row.cost for row in study.results.standings if row.strategy == "joint")
@@ -239,8 +242,10 @@ def test_a_cell_whose_process_died_often_is_not_tried_forever(tmp_path: Path) ->
     study.strategies = {"prior": study.strategies["prior"]}
     (cell,) = study.wanted()
     for _ in range(3):
-        study.store.attempts(cell.key)
-    work(study, None, Progress())  # as a worker does that was started in place of the dead
+        lease = study.store.leases.claim(cell.key)
+        assert lease is not None
+        lease.end("died")
+    work(study, Bounds(), Progress())  # as a worker does that was started in place of the dead
     (failure,) = study.failures()
     assert "died 3 times" in failure.error
     study.run(progress=Progress())  # and a new run tries again

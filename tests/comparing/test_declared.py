@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from studies import schools, table
 
-from plait.comparing.declared import Declared, text_of
+from plait.comparing.declared import Declared
 from plait.data import DataSpec, SplitSpec, TableSpec, TaskSpec
+from plait.data.text import text_of
 
 
 def declared(source: object, **given: object) -> Declared:

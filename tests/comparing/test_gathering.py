@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import json
 
-from plait.comparing.gathering import curves, read_events
+from plait.comparing.gathering import curves, plain_recipe, read_events
 from plait.comparing.study import Study
+from plait.recipes.document import parse
 
 
 def test_events_become_series_by_kind_and_task() -> None:
@@ -29,3 +30,12 @@ def test_curves_of_networks_trained_apart_stand_together(study: Study) -> None:
     assert len(found) == 2  # one for each seed
     assert set(found[0].series) == {"click", "price", "grade"}
     assert all(len(values) == len(found[0].steps) for values in found[0].series.values())
+
+
+def test_a_study_that_had_no_file_is_told_in_yaml(study: Study) -> None:
+    told = parse(plain_recipe(study), "study.yaml").value
+    assert told["title"] == "A small study"
+    assert told["training"]["passes"] == 2
+    assert told["seeds"] == {"init": 2, "split": 1}
+    assert told["strategies"]["adapted"] == {"adapt": {"lora": {"rank": 2}}}
+    assert "tune" not in told

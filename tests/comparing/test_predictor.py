@@ -59,7 +59,7 @@ def test_a_saved_model_says_what_it_is(study: Study, tmp_path: Path) -> None:
     predictor.about["title"] = "<script> | *bold*"
     predictor.save(tmp_path / "model")
     readme = (tmp_path / "model" / "README.md").read_text("utf-8")
-    assert "<script>" not in readme.replace("\\<script\\>", "")
+    assert "<script>" not in readme
     assert "| click | binary |" in readme
     about = json.loads((tmp_path / "model" / "about.json").read_text("utf-8"))
     assert about["strategy"] == "merge"
@@ -94,6 +94,42 @@ def test_damaged_models_are_refused(study: Study, tmp_path: Path) -> None:
 def test_missing_columns_are_named(study: Study) -> None:
     with pytest.raises(DataError, match="no column 'x2'"):
         study.best("joint").predict(ROWS.drop("x2"))
+
+
+def test_every_missing_column_has_its_nearest_name(study: Study) -> None:
+    rows = ROWS.rename({"x2": "x_2", "colour": "color"})
+    with pytest.raises(
+        DataError, match=r"no column 'colour'; did you mean 'color'\?; no 'x2'; did"
+    ):
+        study.best("joint").predict(rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        (
+            "x0",
+            pl.Series([[1.0, 2.0]] * 20),
+            "'x0' is of type List.* where the model reads numbers",
+        ),
+        ("x0", pl.Series(["1", "abc"] * 10), "row 2: 'x0' is 'abc', which is no number"),
+        ("x0", pl.Series([float("inf")] * 20), "row 1: 'x0' is inf, which is infinite"),
+        ("colour", pl.Series([["red"]] * 20), "'colour' is of type List.* reads categories"),
+        ("colour", pl.Series([b"\xff"] * 20), "'colour' is of type Binary .* reads categories"),
+    ],
+)
+def test_types_that_do_not_fit_are_named(
+    study: Study, column: str, values: pl.Series, told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        study.best("joint").predict(ROWS.with_columns(values.alias(column)))
+
+
+def test_what_is_unknown_or_too_much_is_no_mistake(study: Study) -> None:
+    more = ROWS.with_columns(pl.lit(1).alias("more"), pl.lit("mauve").alias("colour"))
+    assert study.best("joint").predict(more).null_count().sum_horizontal().item() == 0
+    with pytest.raises(DataError, match="no rows"):
+        study.best("joint").predict(ROWS.head(0))
 
 
 def test_tasks_of_a_column_give_one_column_and_unseen_values_are_refused(tmp_path: Path) -> None:

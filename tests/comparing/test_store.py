@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,10 @@ from studies import plan
 
 from plait.comparing.cells import Cell, make
 from plait.comparing.index import rebuild, rows
+from plait.comparing.leases import Lease
 from plait.comparing.store import Store
 from plait.method import resolve
-from plait.weights.files import write_json
+from plait.weights.files import temporary_beside, write_json
 
 COST = {"seconds": 1.5, "parameters": 3.0}
 
@@ -21,14 +21,23 @@ def cell() -> Cell:
     return make(plan(), resolve("strategy", "joint"), 0)
 
 
+def claim(store: Store, cell: Cell) -> Lease:
+    lease = store.leases.claim(cell.key)
+    assert lease is not None
+    return lease
+
+
 def finish(store: Store, cell: Cell) -> None:
-    with store.computing(cell) as folder:
+    with store.computing(cell, claim(store, cell)) as folder:
+        assert folder is not None
         write_json(folder / "cost.json", COST)
 
 
 def test_a_cell_appears_whole_or_not_at_all(tmp_path: Path, cell: Cell) -> None:
     store = Store(tmp_path)
-    with store.computing(cell) as folder:
+    lease = claim(store, cell)
+    with store.computing(cell, lease) as folder:
+        assert folder is not None
         write_json(folder / "cost.json", COST)
         assert not store.finished(cell.key)
         assert store.keys() == []
@@ -38,24 +47,36 @@ def test_a_cell_appears_whole_or_not_at_all(tmp_path: Path, cell: Cell) -> None:
     assert store.read(cell.key, "cell.json")["strategy"] == "joint"
 
 
-def test_an_error_is_kept_and_so_is_what_was_computed(tmp_path: Path, cell: Cell) -> None:
+def test_what_an_error_leaves_is_kept_for_the_next_attempt(tmp_path: Path, cell: Cell) -> None:
     store = Store(tmp_path)
 
     def stumble() -> None:
-        with store.computing(cell) as folder:
-            (folder / "checkpoint").write_text("half")
-            raise RuntimeError("out\nof luck")
+        lease = claim(store, cell)
+        try:
+            with store.computing(cell, lease) as folder:
+                assert folder is not None
+                (folder / "work").mkdir()
+                (folder / "work" / "checkpoint").write_text("half")
+                raise RuntimeError("out\nof luck")
+        except RuntimeError as error:
+            store.fail(cell.key, error)
+            raise
+        finally:
+            lease.end("failed")
 
     with pytest.raises(RuntimeError):
         stumble()
     assert not store.finished(cell.key)
+    assert store.settled(cell.key)
     failure = store.failure(cell.key)
     assert failure is not None
     assert failure.error == "RuntimeError: out of luck"
     assert "stumble" in failure.details
-    assert (store.working(cell.key) / "checkpoint").exists()
-    finish(store, cell)
+    with store.computing(cell, claim(store, cell)) as folder:
+        assert folder is not None
+        assert (folder / "work" / "checkpoint").read_text() == "half"
     assert store.failure(cell.key) is None
+    assert not (store.path(cell.key) / "work").exists()  # and not what is no result
 
 
 def test_a_damaged_cell_is_removed_with_a_warning(tmp_path: Path, cell: Cell) -> None:
@@ -67,27 +88,32 @@ def test_a_damaged_cell_is_removed_with_a_warning(tmp_path: Path, cell: Cell) ->
     assert not store.finished(cell.key)
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from plait.comparing.store import Store
-with Store(Path(sys.argv[1])).claim("k") as mine:
-    print(mine, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_claim_holds_until_its_process_dies(tmp_path: Path) -> None:
+def test_order_is_made_of_what_killed_processes_left(tmp_path: Path, cell: Cell) -> None:
     store = Store(tmp_path)
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline().strip() == b"True"
-        with store.claim("k") as mine:
-            assert not mine
-        other.kill()
-    with store.claim("k") as mine:
-        assert mine
+    finish(store, cell)
+    host = store.leases.folder  # of the finished cell: everything but its results
+    for left in ("cells/{}.3.part/work", "cells/{}/work", "leases/{}/0001", "locks"):
+        (tmp_path / left.format(cell.key)).mkdir(parents=True)
+    (tmp_path / "leases" / cell.key / "0001" / "ended").write_text("died")
+    store.fail(cell.key, "no luck")
+    (tmp_path / "cells" / "other.1.part").mkdir()
+    (tmp_path / "cells" / "other.2.part").mkdir()  # what the next attempt goes on from
+    stray = temporary_beside(tmp_path / "study.json")
+    stray.with_name(stray.name.replace(f"-{os.getpid()}-", "-999999999-")).touch()
+    Store(tmp_path).tidy()
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/*")}
+    assert left == {f"cells/{cell.key}", "cells/other.2.part"}
+    assert not (tmp_path / "cells" / cell.key / "work").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"cells", host.name}
+
+
+def test_a_part_that_somebody_computes_is_left_alone(tmp_path: Path, cell: Cell) -> None:
+    store = Store(tmp_path)
+    with store.computing(cell, claim(store, cell)) as folder:
+        assert folder is not None
+        (store.cells / f"{cell.key}.9.part").mkdir()  # of an owner of whom nothing is known
+        Store(tmp_path).tidy()
+        assert folder.exists()
 
 
 def test_the_index_is_made_again_from_the_folders(tmp_path: Path, cell: Cell) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plait.data import DataError, csv_files
+from plait.data import DataError, csv_files, csv_types
 from plait.data.sources import read
 
 
@@ -30,7 +30,7 @@ FAULTS = {
     "empty row": ("a,b\n1,2\n\n3,4\n", "line 3: 0 fields"),
     "same header twice": ("a,a\n1,2\n", "line 1: column 'a' appears twice"),
     "nameless column": ("a,\n1,2\n", "line 1: column 2 has no name"),
-    "latin-1": (b"a,b\n1,2\n1,\xe9\n", "line 3: bytes that are not UTF-8"),
+    "latin-1": (b"a,b\n1,2\n1,\xe9\n", "line 3: byte 0xe9 is not UTF-8; save the file as UTF-8"),
     "latin-1 header": (b"\xe9,b\n1,2\n", "line 1: not UTF-8"),
     "utf-16": ("a,b\n1,2\n".encode("utf-16"), "UTF-16"),
     "nul": ("a,b\n1,2\n1,x\0y\n", "line 3: a NUL byte"),
@@ -132,5 +132,5 @@ def test_what_a_csv_writer_wrote_comes_back(tmp_path, rows, block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_files, "BLOCK", block)
         found = columns(read(path, "t", text=["a", "b"]))
-    kept = [[None if cell in csv_files.MISSING else cell for cell in row] for row in rows]
+    kept = [[None if cell in csv_types.MISSING else cell for cell in row] for row in rows]
     assert [list(row) for row in zip(found["a"], found["b"], strict=True)] == kept

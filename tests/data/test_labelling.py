@@ -73,11 +73,15 @@ def test_classes_are_numbered_in_natural_order():
 def test_a_class_unknown_in_train_is_an_error_unless_declared():
     values = cycle("a", "b", "c")
     values[9] = "d"  # a test row
-    with pytest.raises(DataError, match="row 10: 'y' is 'd', which is in no training row"):
+    with pytest.raises(
+        DataError, match="row 10: task 'y': 'y' is 'd', which is in no training row"
+    ):
         one(frame(y=values))
     declared = one(frame(y=values), TaskSpec(kind="classes", classes=["a", "b", "c", "d"]))
     assert declared.tasks["y"].classes == ("a", "b", "c", "d")
-    with pytest.raises(DataError, match=r"row 10: 'y' is 'd', which is not among its classes"):
+    with pytest.raises(
+        DataError, match=r"row 10: task 'y': 'y' is 'd', which is not among its classes"
+    ):
         one(frame(y=values), TaskSpec(kind="classes", classes=["a", "b", "c"]))
 
 
@@ -188,20 +192,20 @@ def test_weights_and_groups_belong_to_their_records():
     assert np.allclose(labels.weight.numpy(), weight[labels.rows.numpy()])
     assert len(set(labels.group.tolist())) == 3
     assert set(dataset.preparation.roles["t"]) == {"x"}
-    with pytest.raises(DataError, match=r"row 4: weight 'w' is -1.0"):
+    with pytest.raises(DataError, match=r"row 4: task .y.: weight .w. is -1.0"):
         one(frame(y=cycle(0, 1), w=[1.0, 1, 1, -1] * 30), TaskSpec(weight="w"))
 
 
 def test_repeated_ids_are_refused_and_contradictions_listed():
     ids = [f"m{i}" for i in range(N)]
     ids[7] = "m3"
-    with pytest.raises(DataError, match=r"row 4: 1 ids appear more than once: m3"):
+    with pytest.raises(DataError, match=r"row 4: task 'y': 1 ids appear more than once: m3"):
         one(frame(y=cycle(0, 1)).with_columns(y=pl.lit(1), name=pl.Series(ids)), id="name")
     answers = [1] * N
     answers[7] = 0
     with pytest.raises(DataError, match="1 of them with contradictory labels: m3"):
         one(frame(y=answers, name=ids), id="name")
-    with pytest.raises(DataError, match="no table has a column 'nam'; did you mean 'name'"):
+    with pytest.raises(DataError, match="no column 'nam' for the ids; did you mean 'name'"):
         one(frame(y=cycle(0, 1), name=ids), id="nam")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from plait.data import DataError, DataSpec, Preparation, TableSpec, TaskSpec, load
+from plait.data import DataError, DataSpec, Preparation, SplitSpec, TableSpec, TaskSpec, load
 
 N = 100
 SPLIT = (["train"] * 8 + ["valid", "test"]) * (N // 10)
@@ -202,7 +202,9 @@ def test_image_files_and_bytes_are_read(tmp_path):
 def test_tasks_are_asked_on_their_rows():
     n = 60
     source = {"x": np.arange(float(n)), "school": np.arange(n) % 3 + 1, "y": np.arange(float(n))}
-    data = DataSpec(tables={"t": TableSpec(source=source)})
+    data = DataSpec(
+        tables={"t": TableSpec(source=source)}, split=SplitSpec(kind="stratified", by="school")
+    )
     specs = {"exam": TaskSpec(by="school", target="y"), "level": TaskSpec(target="x")}
     dataset = load(data, {"exam": specs["exam"]})
     asked = dataset.preparation.asked({"x": [1.0, 2, 3, 4], "school": [3, 1, 3, 2]}, dataset.tasks)

@@ -7,7 +7,7 @@ import torch
 
 from plait.batch import Input, Records
 from plait.method import MethodError
-from plait.networks import Network, build_network, make_encoder
+from plait.networks import Network, build_network, lengths, make_encoder
 from plait.sharing import Hard
 from plait.testing.toys import toy_tasks
 
@@ -62,6 +62,33 @@ def test_padding_and_empty_texts_are_harmless():
     empty = {"a": {"text.review": torch.zeros(2, 3).long()}}
     assert (enc(empty) == 0).all()
     assert encoder(pooling="cls")(empty).isfinite().all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_texts_of_mixed_length_give_what_each_gives_alone(pooling, monkeypatch):
+    monkeypatch.setattr(lengths, "CPU", (8, 64))
+    enc = encoder(pooling=pooling, frozen=False).double().eval()
+    value = tokens(12, 30)
+    value[::3, 4:] = 0
+    value = value[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
+    assert len(lengths.by_length(value)) > 4
+    together = enc({"a": {"text.review": value}})
+    for row in range(12):
+        alone = enc({"a": {"text.review": value[row][None, : int((value[row] > 0).sum())]}})
+        torch.testing.assert_close(together[row], alone[0], rtol=0, atol=1e-12)
+
+
+def test_cutting_by_length_changes_no_gradient(monkeypatch):
+    value = tokens(12, 30)
+    value[::3, 4:] = 0
+    grads = []
+    for start in (10_000, 8):
+        monkeypatch.setattr(lengths, "CPU", (start, 64))
+        enc = encoder(frozen=False).double().eval()
+        enc({"a": {"text.review": value}}).square().sum().backward()
+        grads.append([p.grad for p in enc.parameters()])
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_one_model_reads_every_text():

@@ -199,8 +199,8 @@ def test_three_mistakes_are_reported_in_one_pass() -> None:
         (HEAD + "trainig: {}", ":3: trainig: a study has no key 'trainig'; did you mean 'training'"),
         (HEAD + "training: {passes: eight}", "training.passes: must be a whole number, at least 1; got 'eight'"),
         (HEAD + "training: {passes: 0}", "at least 1; got 0"),
-        (HEAD + "training: {rate: true}", "training.rate: must be a number, above 0; got true"),
-        (HEAD + "training: {rate: .nan}", "got nan"),
+        (HEAD + "training: {learning_rate: true}", "training.learning_rate: must be a number, above 0; got true"),
+        (HEAD + "training: {learning_rate: .nan}", "got nan"),
         (HEAD + "training: {batch: atuo}", "must be a whole number, at least 1 or 'auto'; got 'atuo'"),
         (HEAD + "training: {schedule: cosin}", "'cosine' or 'constant'"),
         (HEAD + "encoder: {txt: bag}", "did you mean 'text'"),
@@ -214,8 +214,8 @@ def test_three_mistakes_are_reported_in_one_pass() -> None:
         (HEAD + "intervals: {bye: user}", "did you mean 'by'"),
         (HEAD + "tune: {trails: 3}", "did you mean 'trials'"),
         (HEAD + "tune: {trials: few}", "at least 1; got 'few'"),
-        (HEAD + "tune: {over: {raet: [1]}}", "no training setting 'raet'; did you mean 'rate'"),
-        (HEAD + "tune: {over: {rate: 3}}", "the values of 'rate' are a list"),
+        (HEAD + "tune: {over: {learning_raet: [1]}}", "no training setting 'learning_raet'; did you mean 'learning_rate'"),
+        (HEAD + "tune: {over: {learning_rate: 3}}", "the values of 'learning_rate' are a list"),
         (HEAD + "tune: {over: {jiont.balancing: [pcgrad]}}", "no strategy 'jiont'; did you mean 'joint'"),
         (HEAD + "strategies: {jiont: {}}", "strategies.jiont: "),
         (HEAD + "strategies: {experts: {jiont: {}}}", "no strategy method 'jiont'; did you mean 'joint'"),
@@ -227,7 +227,7 @@ def test_three_mistakes_are_reported_in_one_pass() -> None:
         (HEAD + "strategies: {a: {joint: 3}}", "strategies.a.joint: the settings of"),
         (HEAD + "strategies: {a: {joint: {sharing: {mmoe: {experts: eight}}}}}",
          "strategies.a.joint.sharing.mmoe.experts: must be a whole number; got 'eight'"),
-        (HEAD + "strategies: {a: {boosting: {rate: 0}}}", "strategies.a.boosting: strategy 'boosting': rate must be positive"),
+        (HEAD + "strategies: {a: {boosting: {learning_rate: 0}}}", "strategies.a.boosting.learning_rate: strategy 'boosting': learning_rate must be positive"),
         (HEAD + "strategies: {a: {'no.such:Method': {}}}", "cannot load 'no.such:Method'"),
         (HEAD + "strategies: [joint, joint]", "given twice"),
         (HEAD + "strategies: 3", "strategies is written"),
@@ -331,10 +331,10 @@ STUDIES = st.builds(
     encoder=st.sampled_from([{}, {"text": "bag"}, {"trunk": {"mlp": {"width": 8, "dropout": 0.1}}}]),
     training=st.builds(
         Training, passes=st.integers(1, 99), batch=st.just("auto") | st.integers(1, 99),
-        rate=st.floats(1e-9, 1), clip=st.none() | st.floats(1e-3, 9),
+        learning_rate=st.floats(1e-9, 1), clip=st.none() | st.floats(1e-3, 9),
     ),
     strategies=st.dictionaries(NAMES | st.sampled_from(["joint", "separate"]), STRATEGIES, max_size=3),
-    tune=st.sampled_from([None, {"trials": 4, "over": {"rate": {"low": 1e-4, "high": 0.1}}}]),
+    tune=st.sampled_from([None, {"trials": 4, "over": {"learning_rate": {"low": 1e-4, "high": 0.1}}}]),
     seeds=st.sampled_from([{}, {"init": 3}, {"init": 2, "split": 4}]),
 )  # fmt: skip
 
@@ -343,3 +343,19 @@ STUDIES = st.builds(
 @given(spec=STUDIES)
 def test_what_is_written_is_read_back(spec: StudySpec) -> None:
     assert loads(write(spec)) == spec
+
+
+def test_words_of_other_tools_are_understood_as_a_hint():
+    text = HEAD + "training: {lr: 0.1, epochs: 3, batch_size: 8}"
+    with pytest.raises(RecipeError) as error:
+        loads(text)
+    for word in ("learning_rate", "passes", "batch"):
+        assert f"did you mean '{word}'" in str(error.value)
+
+
+def test_trackers_have_folders_beside_the_study(tmp_path):
+    spec = loads(HEAD + "track: {tensorboard: logs}")
+    assert spec.located(tmp_path).track == {"tensorboard": str(tmp_path / "logs")}
+    assert loads(write(spec)) == spec
+    with pytest.raises(RecipeError, match="did you mean 'tensorboard'"):
+        loads(HEAD + "track: {tensorbord: logs}")

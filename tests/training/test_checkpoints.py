@@ -88,8 +88,24 @@ def test_resumed_at_any_step_it_is_the_same_bit_for_bit(tasks, make, procedure, 
     assert furthest(whole, again) == 0
 
 
+@pytest.mark.parametrize(("make", "procedure"), CASES)
+def test_it_is_the_same_when_the_data_come_with_tasks_in_another_order(
+    tasks, make, procedure, tmp_path
+):
+    """Cut at every step, the tasks of the data loaded now in one order, now in another."""
+    turned = TaskSet([tasks[i] for i in (2, 4, 0, 3, 1)])
+    whole = Meeting(tasks, make, procedure).run()
+    for step in range(1, STEPS + 1):
+        part = Meeting(tasks, make, procedure, tmp_path)
+        part.deck.tasks = turned if step % 2 else tasks
+        again = part.run(cut=step)
+    assert furthest(whole, again) == 0
+
+
 @pytest.mark.parametrize(("make", "procedure"), CASES[1:6])
-def test_tasks_may_stand_in_another_order_when_it_is_taken_up(tasks, make, procedure, tmp_path):
+def test_a_network_made_with_tasks_in_another_order_goes_on_to_rounding(
+    tasks, make, procedure, tmp_path
+):
     """Equal to rounding: a sum over tasks in another order rounds elsewhere."""
     turned = TaskSet([tasks[i] for i in (2, 4, 0, 3, 1)])
     Meeting(tasks, make, procedure, tmp_path).run(cut=17)

@@ -157,7 +157,7 @@ def test_agrees_with_torchjds_weighting_through_the_whole_engine(network, deck):
 
 @pytest.mark.parametrize("make", BALANCERS)
 def test_a_preference_is_a_factor_of_its_tasks_loss(tasks, make):
-    preferred = tasks.replace("real.1", weight=2.5)
+    preferred = tasks.replace("real.1", preference=2.5)
     balancer, network = make(), make_network(preferred)
     signals = _step(balancer, network, losses_of(network, Deck(preferred).batch(0))[0])
     at = signals.tasks.index("real.1")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from training_toys import Deck, furthest, make_network, slices
 
 from plait.training import fit
-from plait.training.interrupts import Interrupted, Interrupts, poll
+from plait.training.interrupts import Interrupted, Interrupts, Terminated, poll, stoppable
 
 PROGRAM = """
 import sys
@@ -134,3 +135,54 @@ def test_without_a_folder_a_signal_still_ends_it(tasks, number):
     with pytest.raises(Interrupted):
         fit(make_network(tasks), Deck(tasks), steps=50, observers=[watch])
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_signal_that_comes_too_late_for_the_last_step_is_not_lost():
+    with pytest.raises(Interrupted), Interrupts():
+        os.kill(os.getpid(), signal.SIGTERM)  # and the work inside is over before it looks
+
+
+def test_a_signal_is_not_lost_beside_an_error():
+    def fail() -> None:
+        with Interrupts():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise ValueError("for a reason of its own")
+
+    with pytest.raises(Interrupted):
+        fail()
+
+
+def test_outside_of_a_training_a_signal_ends_at_once_and_cannot_be_swallowed():
+    before = signal.getsignal(signal.SIGTERM)
+
+    class Swallows:
+        def __del__(self) -> None:
+            with suppress(Interrupted):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with Terminated():
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+        Swallows()
+        with pytest.raises(Interrupted):
+            poll()
+    assert signal.getsignal(signal.SIGTERM) == before
+    poll()
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_another_thread_can_end_a_training(tasks, tmp_path, save):
+    class Enough(Exception):  # noqa: N818
+        pass
+
+    def watch(problem, signals):
+        if problem.step == 4:
+            thread = threading.Thread(target=lambda: stop(Enough("4 are enough"), save=save))
+            thread.start()
+            thread.join()
+            stop(RuntimeError("too late"), save=True)  # only the first reason counts
+
+    with pytest.raises(Enough, match="4 are enough"), stoppable() as stop:
+        fit(make_network(tasks), Deck(tasks), steps=50, checkpoint=tmp_path, observers=[watch])
+    assert [path.name for path in tmp_path.glob("state-*")] == ["state-5.safetensors"] * save
+    poll()

@@ -61,7 +61,7 @@ def test_absent_tasks_have_no_loss_and_a_weightless_label_is_no_label(network, d
 
 
 def test_gaussian_tasks_and_preferences_are_told(deck):
-    tasks = deck.tasks.replace("counts.4", weight=3.0)
+    tasks = deck.tasks.replace("counts.4", preference=3.0)
     losses, _ = losses_of(make_network(tasks), replace(Deck(tasks).batch(0)))
     told = dict(zip(losses.tasks, losses.gaussian.tolist(), strict=True))
     assert [name for name, yes in told.items() if yes] == ["real.1"]

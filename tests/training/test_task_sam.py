@@ -25,7 +25,7 @@ def filled(network: nn.Module, batch: Batch, procedure, make=Equal) -> dict[str,
 @pytest.mark.parametrize("make", BALANCERS)
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_no_climb_is_the_plain_step(tasks, make, adaptive):
-    tasks = tasks.replace("real.1", weight=2.5)
+    tasks = tasks.replace("real.1", preference=2.5)
     batch = Deck(tasks).batch(0)
     plain = filled(make_network(tasks), batch, Plain(), make)
     sam = filled(make_network(tasks), batch, TaskSam(rho=0.0, adaptive=adaptive), make)

@@ -44,7 +44,7 @@ def fresh(dataset, names=None) -> Network:
 def test_it_learns_every_task(dataset):
     network = fresh(dataset)
     before = evaluate(network, dataset, "test", dataset.tasks.names)
-    run = train(network, dataset, Training(passes=12, rate=5e-3), seed=0)
+    run = train(network, dataset, Training(passes=12, learning_rate=5e-3), seed=0)
     after = evaluate(network, dataset, "test", dataset.tasks.names)
     assert set(after) == set(TARGETS)
     for name in ("ripe", "grade", "price", "stars"):
@@ -108,7 +108,7 @@ def test_the_folder_has_events_and_a_finished_checkpoint(dataset, tmp_path):
 
 
 def test_last_weights_are_kept_when_asked_for(dataset):
-    settings = Training(passes=40, rate=0.05, patience=1)
+    settings = Training(passes=40, learning_rate=0.05, patience=1)
     run = train(fresh(dataset), dataset, settings)
     assert run.stopped == "patience"
     last = train(fresh(dataset), dataset, Training(passes=3, patience=1), keep_best=False)
@@ -120,7 +120,7 @@ def test_networks_side_by_side_are_trained_each_for_itself(dataset):
     network = build_side_by_side(inputs=dataset.inputs, tasks=tasks, encoder=ENCODER, seed=0)
     feed = SideBySide(dataset, steps=8, seed=0)
     before = evaluate(network, dataset, "test", tasks.names)
-    run = train(network, dataset, Training(passes=12, rate=5e-3), feed=feed, per_task=True)
+    run = train(network, dataset, Training(passes=12, learning_rate=5e-3), feed=feed, per_task=True)
     after = evaluate(network, dataset, "test", tasks.names)
     assert after["price"] < 0.8 * before["price"]
     assert set(run.losses) == set(tasks.names)

@@ -109,3 +109,40 @@ def test_another_machines_temporary_is_swept_after_a_day(tmp_path: Path) -> None
 def test_files_loads_no_torch() -> None:
     code = "import sys, plait.weights.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_folder_is_discarded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed in the middle of it leaves a stray, and no half of the folder."""
+    folder = tmp_path / "cell"
+    folder.mkdir()
+    (folder / "a").write_text("a")
+    with monkeypatch.context() as killed:
+        killed.setattr("shutil.rmtree", lambda *_, **__: None)
+        files.discard(folder)
+    assert not folder.exists()
+    (stray,) = tmp_path.iterdir()
+    other = stray.with_name(stray.name.replace(f"-{os.getpid()}-", "-999999999-"))
+    stray.rename(other)
+    assert files.sweep(tmp_path) == [other]
+    assert list(tmp_path.iterdir()) == []
+    files.discard(folder)  # nothing to do
+
+
+def test_what_is_left_out_of_a_seal_can_go(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "state").write_text("large")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "manifest.json").write_text("{}")
+    files.publish(tmp_path, leave="work")
+    (tmp_path / "work" / "state").unlink()
+    assert files.verify(tmp_path)["files"].keys() == {"inner/manifest.json"}
+    (tmp_path / "inner" / "manifest.json").write_text("{ }")
+    with pytest.raises(files.DamagedError, match=r"inner/manifest.json \(altered\)"):
+        files.verify(tmp_path)
+
+
+def test_a_used_up_process_number_is_not_alive() -> None:
+    assert files.alive(os.getpid())
+    assert files.alive(os.getpid(), files.born(os.getpid()))
+    if files.born(os.getpid()):
+        assert not files.alive(os.getpid(), "1")

@@ -13,9 +13,10 @@ from torch import Tensor
 from plait.adapting.base import AdaptedLayer, Adapter, Routing
 from plait.batch import Part, Parts, Records
 from plait.method import resolve, spell
-from plait.networks.base import Features, Trunk
+from plait.networks.base import Encoder, Features, Trunk
 from plait.networks.network import Network, start_banks
 from plait.networks.saving import rebuild as rebuild_start
+from plait.networks.stems import Stem
 from plait.networks.transformer import Transformer
 
 
@@ -33,6 +34,8 @@ class AdaptedTrunk(Trunk):
         sites = adapter.choose(start)
         self.banks = adapter.attach(sites, start.tasks, self.routing)
         for path, module in start.named_modules():
+            if isinstance(module, Encoder | Stem):
+                module.among = self.routing.among
             if isinstance(module, Transformer):
                 inside = any(site.path.startswith(f"{path}.") for site in sites)
                 module.frozen = True

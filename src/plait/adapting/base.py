@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -33,6 +34,12 @@ class Routing:
         finally:
             self._task = before
 
+    @contextmanager
+    def among(self, rows: Tensor) -> Iterator[None]:
+        """Inside, of the rows at hand only these run, in this order."""
+        with nullcontext() if self._task is None else self.to(self._task.index_select(0, rows)):
+            yield
+
     @property
     def task(self) -> Tensor:
         """The tasks' positions [B]; ``RuntimeError`` outside of :meth:`to`."""
@@ -52,7 +59,8 @@ class Routing:
         rows = len(self.task)
         if len(x) % max(rows, 1):
             raise ValueError(f"an adapter got {len(x)} rows for {rows} rows of the batch")
-        return x.reshape(rows, -1, x.shape[-1])
+        each = math.prod(x.shape[:-1]) // max(rows, 1)  # numel() is no symbol in an exported graph
+        return x.reshape(rows, each, x.shape[-1])
 
 
 class AdaptedLayer(nn.Module):

@@ -1,123 +1,63 @@
 """What every balancer is: per-task losses and gradients in, weights for one update out.
 
 ``forward`` is a pure function of the signals and of the balancer's state; ``advance`` moves the
-state once the step has been taken. State is one number per task, kept in buffers and saved by task
-name, so it loads in any order of tasks; a task that is absent from a step keeps its state.
+state once the step has been taken. State lies in buffers and is saved by task name (see
+:class:`~plait.balancing.state.TaskState`); a task that is absent from a step keeps its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import IntEnum
-from functools import lru_cache
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import ClassVar, Literal, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from plait.data.seeding import key
-from plait.method import Method
+from plait.balancing.signals import Rung, Signals
+from plait.balancing.state import TaskState
+from plait.method import Method, resolve
 
-
-class Rung(IntEnum):
-    """How much a balancer must see; each rung costs more than the one below."""
-
-    LOSSES = 0
-    GRAM = 1
-    JACOBIAN = 2
+__all__ = ["Balancer", "Rung", "Signals", "Wrapper"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Signals:
-    """What one step tells a balancer, for the tasks present in it and no others.
-
-    ``losses`` [t] without graph, ``counts`` [t] labels (the sum of their weights) behind each,
-    ``preferences`` [t] of the user, ``gaussian`` [t] marks squared errors. ``gram`` [t, t] holds
-    the inner products of the task gradients on the shared parameters, ``jacobian`` [t, P] the
-    gradients. Preferences are already in both, and the engine multiplies them into the weights: a
-    method need not look at them. ``weights`` [t] is what multiplied each loss in the end, None
-    where the update is no combination of task gradients. ``dropped`` tasks were left out because
-    their loss or gradient was not finite.
-    """
-
-    tasks: tuple[str, ...]
-    losses: Tensor
-    counts: Tensor
-    preferences: Tensor
-    gaussian: Tensor
-    step: int = 0
-    seed: int = 0
-    gram: Tensor | None = None
-    jacobian: Tensor | None = None
-    weights: Tensor | None = None
-    dropped: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, losses: Mapping[str, float], **given: Any) -> Signals:
-        """Signals of plain numbers, for trying a balancer out."""
-        values = torch.tensor(list(losses.values()), dtype=torch.float64)
-        plain = {
-            "counts": torch.ones_like(values),
-            "preferences": torch.ones_like(values),
-            "gaussian": torch.zeros(len(values), dtype=torch.bool),
-        }
-        return cls(tasks=tuple(losses), losses=values, **{**plain, **given})
-
-    def noise(self, *, pairs: bool = False) -> NDArray[np.float64]:
-        """Uniform numbers per task [t], or per ordered pair of tasks [t, t].
-
-        Each depends on the seed, the step and the names only, never on the order of tasks.
-        """
-        names = np.array([_name_key(name) for name in self.tasks], dtype=np.uint64)
-        mixed = _scramble(names ^ np.uint64(key("balancing", self.seed, self.step)))
-        if pairs:
-            mixed = _scramble(mixed[:, None] ^ names[None, :])
-        return np.asarray((mixed >> np.uint64(11)) * 2.0**-53)
-
-
-@lru_cache(maxsize=65_536)
-def _name_key(name: str) -> int:
-    return key("task", name)
-
-
-def _scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of the splitmix64 generator (Steele, Lea and Flood, 2014)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-class Balancer(nn.Module, Method):
+class Balancer(TaskState, Method):
     """Turns signals into weights.
 
     ``forward`` returns the weights [t], or on the Jacobian rung the shared update itself [P].
     ``weights_heads`` says whether what is not shared (heads, private modules) receives weighted or
     raw gradients. ``blind`` balancers need no losses of the step to weigh it. ``second_look`` asks
-    for the losses of the same batch again after the step.
+    for the losses of the same batch again after the step, ``needs_validation`` for
+    ``signals.validation``, the losses on held-out rows before it.
 
-    ``memory`` names the state, one number per task, with its start. ``learns`` names the one that
+    Asked of the Gram rung: ``at`` ``"last"`` takes the gradients on the last shared layer only.
+    ``by_layer`` asks for ``signals.layers`` and allows weights for each layer, [g, t]. ``samples``
+    k > 1 asks for ``signals.samples``, the products between k independent parts of the batch, and
+    allows weights for each part, [k, t].
+
+    State is declared in ``memory``, ``vectors`` and ``pairs``. ``learns`` names the memory that
     Adam trains on ``objective``, with the settings ``rate`` and ``decay`` (added to the gradient).
     """
 
-    rung: ClassVar[Rung] = Rung.LOSSES
-    weights_heads: ClassVar[bool] = True
-    blind: ClassVar[bool] = False
-    second_look: ClassVar[bool] = False
-    memory: ClassVar[Mapping[str, float]] = {}
+    rung: Rung = Rung.LOSSES
+    weights_heads: bool = True
+    blind: bool = False
+    second_look: bool = False
+    needs_validation: bool = False
+    at: Literal["shared", "last"] = "shared"
+    by_layer: bool = False
+    samples: int = 1
     learns: ClassVar[str] = ""
     rate: float = 0.025
     decay: float = 0.0
 
+    updates: Tensor  # how many steps it has weighed
+    adam_steps: Tensor
+    adam_mean: Tensor
+    adam_square: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.tasks: tuple[str, ...] = ()
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-        for name in self._fills():
-            self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
 
     def forward(self, s: Signals) -> Tensor:
         """The weights [t] of the present tasks; on the Jacobian rung the shared update [P]."""
@@ -127,27 +67,22 @@ class Balancer(nn.Module, Method):
         """What the learnt state [t] of the present tasks is trained to minimise; None: not now."""
         raise NotImplementedError
 
-    def bind(self, tasks: Iterable[str]) -> None:
-        """Hold state for these tasks, in this order; tasks already known keep theirs."""
-        tasks = tuple(tasks)
-        if tasks == self.tasks:
-            return
-        known = {name: i for i, name in enumerate(self.tasks)}
-        kept = [i for i, name in enumerate(tasks) if name in known]
-        source = [known[tasks[i]] for i in kept]
-        for name, fill in self._fills().items():
-            old = getattr(self, name)
-            new = old.new_full((len(tasks),), fill)
-            new[kept] = old[source]
-            setattr(self, name, new)
-        self.tasks = tasks
+    def asks(self, tasks: tuple[str, ...], step: int) -> Rung:
+        """The rung that this step needs: ``rung``, or one below it where old answers will do."""
+        del tasks, step
+        return self.rung
 
-    def rows(self, s: Signals) -> Tensor | slice:
-        """Where the present tasks stand in the state."""
-        if s.tasks == self.tasks:
-            return slice(None)
-        place = {name: i for i, name in enumerate(self.tasks)}
-        return torch.tensor([place[name] for name in s.tasks], device=s.losses.device)
+    def fresh(self) -> Self:
+        """A balancer with the same settings and no history."""
+        given = self.settings()
+        return type(self)(
+            **{k: v.fresh() if isinstance(v, Balancer) else v for k, v in given.items()}
+        )
+
+    def fills(self) -> dict[str, float]:
+        """The start of every state, Adam's included."""
+        own = ("adam_steps", "adam_mean", "adam_square") if self.learns else ()
+        return {**super().fills(), **dict.fromkeys(own, 0.0)}
 
     @torch.no_grad()
     def advance(self, s: Signals, after: Tensor | None = None) -> None:
@@ -176,39 +111,42 @@ class Balancer(nn.Module, Method):
         getattr(self, self.learns)[rows] = value - self.rate * mean / (1 - 0.9**steps) / scale
         self.adam_steps[rows], self.adam_mean[rows], self.adam_square[rows] = steps, mean, square
 
-    updates: Tensor  # how many steps it has weighed
-    adam_steps: Tensor
-    adam_mean: Tensor
-    adam_square: Tensor
 
-    def _fills(self) -> dict[str, float]:
-        own = ("adam_steps", "adam_mean", "adam_square") if self.learns else ()
-        return {**self.memory, **dict.fromkeys(own, 0.0)}
+class Wrapper(Balancer):
+    """A balancer around another, which is its setting ``balancer``.
 
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in self._fills():
-            whole = destination.pop(prefix + name)
-            for task, value in zip(self.tasks, whole, strict=True):
-                destination[f"{prefix}{name}/{task}"] = value.clone()
+    What the inner one asks for it asks for, unless the class says more; the inner one is bound,
+    moved and saved with it. A subclass calls ``super().__init__(balancer)`` first, and ``forward``
+    asks ``self.balancer(s)``.
+    """
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *rest: Any, **more: Any
-    ) -> None:
-        for name in self._fills():
-            start = f"{prefix}{name}/"
-            found = [entry.removeprefix(start) for entry in state_dict if entry.startswith(start)]
-            if not self.tasks:
-                self.bind(found)
-            lacking = sorted(set(self.tasks).symmetric_difference(found))
-            if lacking:
-                raise ValueError(
-                    f"the saved state of {self.card.key} and its tasks differ in: "
-                    f"{', '.join(lacking)}"
-                )
-            state_dict[prefix + name] = torch.stack(
-                [state_dict.pop(start + task) for task in self.tasks]
-            )
-        super()._load_from_state_dict(state_dict, prefix, *rest, **more)
+    parts: ClassVar = {"balancer": "balancing"}
+    balancer: Balancer
+
+    def __init__(self, balancer: Balancer | str) -> None:
+        super().__init__()
+        self.balancer = resolve("balancing", balancer)
+        inner, cls = self.balancer, type(self)
+        self.rung = max(cls.rung, inner.rung)
+        self.samples = max(cls.samples, inner.samples)
+        self.at = inner.at if cls.at == "shared" else cls.at
+        self.weights_heads = cls.weights_heads and inner.weights_heads
+        self.blind = cls.blind and inner.blind
+        self.second_look = cls.second_look or inner.second_look
+        self.needs_validation = cls.needs_validation or inner.needs_validation
+        self.by_layer = cls.by_layer or inner.by_layer
+
+    def bind(self, tasks: Iterable[str]) -> None:
+        """Hold state for these tasks, here and inside."""
+        tasks = tuple(tasks)
+        super().bind(tasks)
+        self.balancer.bind(tasks)
+
+    def asks(self, tasks: tuple[str, ...], step: int) -> Rung:
+        """What the inner one asks for, and the wrapper's own rung at least."""
+        return max(type(self).rung, self.balancer.asks(tasks, step))
+
+    def advance(self, s: Signals, after: Tensor | None = None) -> None:
+        """Move the inner balancer's state and the wrapper's own."""
+        super().advance(s, after)
+        self.balancer.advance(s, after)

@@ -1,6 +1,6 @@
 """All losses fall at one relative rate, learnt from how much each fell in the last step.
 
-With z = softmax(w) [t] over the tasks present, D_i = L_i − m + ε and c = 1/Σ_j(z_j/D_j):
+With z = softmax(w) [t] over the tasks present, D_i = L_i − m_i + ε and c = 1/Σ_j(z_j/D_j):
 α_i = c z_i/D_i, so Σ_i α_i = 1 and the update is c ∇ Σ_i z_i log D_i. After the step the same
 batch is looked at again: δ_i = log D_i − log D_i′, and w [T] takes a step of Adam on zᵀδ, whose
 gradient is z∘(δ − zᵀδ), with γw added: a task that fell faster than the others loses weight.
@@ -19,11 +19,13 @@ gradient is z∘(δ − zᵀδ), with γw added: a task that fell faster than th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, final
 
 from torch import Tensor
 
 from plait.balancing.base import Balancer, Rung, Signals
+from plait.balancing.checks import by_task
 from plait.method import Card, Law, Need, Paper
 
 EPSILON = 1e-8
@@ -33,8 +35,8 @@ EPSILON = 1e-8
 class Famo(Balancer):
     """Fast adaptive multi-task optimisation.
 
-    ``rate`` of Adam on w, ``decay`` γ, and ``minimum`` m, which every loss must stay above;
-    ``ValueError`` names the task whose loss does not.
+    ``rate`` of Adam on w, ``decay`` γ, and ``minimum`` m, one number or one for each task, which
+    the losses must stay above; ``ValueError`` names the task whose loss does not.
     """
 
     card = Card(
@@ -61,7 +63,13 @@ class Famo(Balancer):
     learns = "logits"
     logits: Tensor
 
-    def __init__(self, *, rate: float = 0.025, decay: float = 0.001, minimum: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        rate: float = 0.025,
+        decay: float = 0.001,
+        minimum: float | Mapping[str, float] = 0.0,
+    ) -> None:
         if not (rate > 0 and decay >= 0):
             raise ValueError(f"rate must be positive and decay not negative: {rate}, {decay}")
         super().__init__()
@@ -82,11 +90,12 @@ class Famo(Balancer):
         return learnt.softmax(0) @ fall
 
     def _above(self, s: Signals, losses: Tensor) -> Tensor:
-        height = losses.double() - self.minimum
+        minimum = by_task("minimum", self.minimum, s)
+        height = losses.double() - minimum
         if (height < 0).any():
-            name = s.tasks[int(height.argmin())]
+            place = int(height.argmin())
             raise ValueError(
-                f"famo takes logarithms: the loss of task {name!r} is below minimum="
-                f"{self.minimum}; give a lower minimum"
+                f"famo takes logarithms: the loss of task {s.tasks[place]!r} is below minimum="
+                f"{float(minimum[place])}; give a lower minimum"
             )
         return height + EPSILON

@@ -2,8 +2,8 @@
 
 With S⁺, S⁻ [P] the sums of the positive and of the negative parts' sizes over tasks, the purity is
 p = S⁺/(S⁺ + S⁻), and ½ where nothing points anywhere. One uniform U [P] serves all tasks: the
-positive parts are kept where p > U, the negative ones where p < U. A leak ℓ lets that share of
-every gradient through. The update is d = ℓ Σ_i g_i + (1 − ℓ)(1[p > U] S⁺ − 1[p < U] S⁻), [P].
+positive parts g⁺ are kept where p > U, the negative ones g⁻ where p < U. A leak ℓ_i lets that share
+of a task's gradient through: d = Σ_i ℓ_i g_i + (1 − ℓ_i)(1[p > U] g_i⁺ + 1[p < U] g_i⁻), [P].
 
     >>> from plait.balancing.base import Signals
     >>> jacobian = torch.tensor([[1.0, 2.0, -1.0], [3.0, -2.0, -1.0]])
@@ -14,19 +14,25 @@ every gradient through. The update is d = ℓ Σ_i g_i + (1 − ℓ)(1[p > U] S�
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor
 
 from plait.balancing.base import Balancer, Rung, Signals
+from plait.balancing.checks import by_task, every
 from plait.data.seeding import key
 from plait.method import Card, Law, Need, Paper
 
 
 @final
 class GradDrop(Balancer):
-    """Gradient sign dropout with a ``leak`` between 0 (paper) and 1 (the plain sum)."""
+    """Gradient sign dropout.
+
+    ``leak`` lies between 0 (all dropped that can be) and 1 (the plain sum), one for all or one for
+    each task.
+    """
 
     card = Card(
         family="balancing",
@@ -44,15 +50,14 @@ class GradDrop(Balancer):
         laws=frozenset({Law.PERMUTATION, Law.ABSENT, Law.SCALE, Law.ROWS}),
         deviations=(
             "Acts on gradients of shared parameters; the paper's act on a shared activation.",
-            "One leak for all tasks; the paper allows one for each.",
             "Heads receive their raw gradients.",
         ),
     )
     rung = Rung.JACOBIAN
     weights_heads = False
 
-    def __init__(self, *, leak: float = 0.0) -> None:
-        if not 0 <= leak <= 1:
+    def __init__(self, *, leak: float | Mapping[str, float] = 0.0) -> None:
+        if not all(0 <= share <= 1 for share in every(leak)):
             raise ValueError(f"leak must lie between 0 and 1, got {leak}")
         super().__init__()
         self.leak = leak
@@ -70,5 +75,9 @@ class GradDrop(Balancer):
             dtype=torch.float64,
             generator=torch.Generator().manual_seed(key("graddrop", s.seed, s.step)),
         ).to(purity)
+        leak = by_task("leak", self.leak, s).to(jacobian)
+        if leak.any():
+            held = jacobian * (1 - leak)[:, None]
+            up, down = held.clamp(min=0).sum(0), -held.clamp(max=0).sum(0)
         kept = torch.where(purity > chance, up, 0.0) - torch.where(purity < chance, down, 0.0)
-        return self.leak * (up - down) + (1 - self.leak) * kept
+        return leak @ jacobian + kept if leak.any() else kept

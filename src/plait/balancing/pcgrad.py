@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from plait.balancing.base import Balancer, Rung, Signals
+from plait.balancing.gramian import others_in_random_order
 from plait.method import Card, Law, Need, Paper
 
 
@@ -68,16 +69,9 @@ class PCGrad(Balancer):
         squares = np.where(gram.diagonal() > 0, gram.diagonal(), 1.0)
         every = np.arange(count)
         coefficients, products = np.eye(count), gram.copy()
-        for others in _order(s).T if (gram < 0).any() else ():
+        for others in others_in_random_order(s).T if (gram < 0).any() else ():
             excess = np.minimum(products[every, others], 0.0) / squares[others]
             coefficients[every, others] -= excess
             products -= excess[:, None] * gram[others]
         total = coefficients.sum(0)
         return torch.from_numpy(total if self.reduce == "sum" else total / count).to(s.gram.device)
-
-
-def _order(s: Signals) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
-    """The other tasks in random order, a row for each task: [t, t − 1]."""
-    noise = s.noise(pairs=True)
-    np.fill_diagonal(noise, 2.0)  # a task comes last in its own row, which is cut off
-    return noise.argsort(1)[:, :-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,16 @@ def compare(
     time: Annotated[
         str | None, typer.Option(help="After this long start no further cell: 30m, 2h.")
     ] = None,
+    cell_time: Annotated[
+        str | None, typer.Option(help="A cell that takes longer has failed: 30m, 2h.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Compute one share of the cells, on any machine that sees --out: 3/50."),
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Spread the cells over a cluster: ray (RAY_ADDRESS).")
+    ] = None,
     sample: Annotated[
         str | None, typer.Option(help="Use a share of the rows, for a first look: 10%.")
     ] = None,
@@ -36,19 +47,45 @@ def compare(
     """Train and measure every strategy of a study.
 
     Ends with the answer, the leaderboard and the path of the report.
-    What is finished is kept: the same command continues a stopped run.
+    What is finished is kept: the same command continues a stopped run, and may be given several
+    times, on several machines, to work on one folder together.
     """
     from plait.cli.units import seconds, share
+    from plait.comparing import Study
+    from plait.comparing.cells import Shard
+    from plait.comparing.running import Bounds, done, run_study
+    from plait.comparing.tracking import track
 
     limit = None if time is None else seconds(time)
+    bounds = Bounds.of(
+        limit,
+        cell=None if cell_time is None else seconds(cell_time),
+        shard=None if shard is None else Shard.read(shard),
+    )
     part = None if sample is None else share(sample)
     folder = run_folder(study, out)
     if dry_run:
         _rehearse(prepare(study, folder if folder.exists() else None, part), json=json)
         return
-    made = prepare(study, folder, part)
-    made.run(workers=workers, time=limit)
-    finish(made, json=json)
+    trackers = _trackers(study)
+    prepare(study, folder, part).write()
+    made = Study.open(folder)  # the data are the workers' to hold
+    run_study(made, bounds, workers=workers, on=on)
+    if bounds.shard is not None and done(made) < len(made.wanted()):
+        _hand_over(made, json=json)
+    else:
+        track(made, trackers)
+        finish(made, json=json)
+
+
+def _trackers(study: Path) -> Mapping[str, str]:
+    """The folders of the study's trackers. Raises ``ValueError`` where one is not installed."""
+    from plait.comparing.tracking import check
+    from plait.recipes import read
+
+    found = read(study).located(study.parent.resolve()).track
+    check(found)
+    return found
 
 
 def run_folder(study: Path, out: Path | None) -> Path:
@@ -58,9 +95,17 @@ def run_folder(study: Path, out: Path | None) -> Path:
     folder = RUNS / study.stem if out is None else out
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give a folder with --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "cells").is_dir():
+    if folder.is_dir() and not _begun(folder):
         raise InputError(f"{folder} is not empty and holds no run; give another folder with --out")
     return folder
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a folder is empty, or holds a run, if only one that was killed while it began."""
+    if any((folder / name).exists() for name in ("cells", "study.json")):
+        return True
+    first = {"cache", "data", "leases"}
+    return all(path.name in first or path.suffix == ".tmp" for path in folder.iterdir())
 
 
 def prepare(study: Path, folder: Path | None, sample: float | None = None, **about: Any) -> Study:
@@ -70,23 +115,25 @@ def prepare(study: Path, folder: Path | None, sample: float | None = None, **abo
     """
     from plait.comparing.comparison import compare as declare
     from plait.recipes import read
+    from plait.recipes.placing import placed
 
     spec = read(study).located(study.parent.resolve())
-    made = declare(
-        spec.data,
-        spec.tasks,
-        dict(spec.strategies),
-        encoder=spec.encoder,
-        training=spec.training,
-        seeds=spec.seeds,
-        tune=spec.tune,
-        sample=sample,
-        out=folder,
-        base=study.parent,
-        title=spec.title or study.stem,
-        about={"recipe": study.read_text("utf-8-sig"), **about},
-        run=False,
-    )
+    with placed(study):
+        made = declare(
+            spec.data,
+            spec.tasks,
+            dict(spec.strategies),
+            encoder=spec.encoder,
+            training=spec.training,
+            seeds=spec.seeds,
+            tune=spec.tune,
+            sample=sample,
+            out=folder,
+            base=study.parent,
+            title=spec.title or study.stem,
+            about={"recipe": study.read_text("utf-8-sig"), **about},
+            run=False,
+        )
     made.check()
     return made
 
@@ -94,7 +141,7 @@ def prepare(study: Path, folder: Path | None, sample: float | None = None, **abo
 def _rehearse(study: Study, *, json: bool) -> None:
     """Say what would be computed, and about how long it takes."""
     from plait.cli import console
-    from plait.comparing.words import duration
+    from plait.comparing.forecast import told
 
     wanted = study.wanted()
     left = [cell for cell in wanted if not study.store.finished(cell.key)]
@@ -118,25 +165,50 @@ def _rehearse(study: Study, *, json: bool) -> None:
         console.warn(warning)
     done = len(wanted) - len(left)
     already = f", {done} of them done" if done else ""
-    console.say(f"{len(wanted)} cells{already}; about {duration(expected)} with one worker.")
+    console.say(f"{len(wanted)} cells{already}; {told(expected)} with one worker.")
+
+
+def _hand_over(study: Study, *, json: bool) -> None:
+    """Say what is left to other shards; the last of them writes the report of all."""
+    from plait.cli import console
+    from plait.cli.status import plain as state
+    from plait.comparing.status import states
+
+    told = state(study.folder, states(study))
+    if json:
+        console.dump(told)
+        return
+    console.say(
+        f"This shard is done; in {study.folder} {told['done']} of {told['total']} cells are, "
+        f"{told['failed']} failed. The last shard writes the report of all."
+    )
 
 
 def finish(study: Study, *, json: bool = False) -> None:
     """Show what was found and write the report. Exits with 1 where nothing finished."""
     from plait.cli import console, standings
+    from plait.comparing.running import done
 
     failures = study.failures()
     if all(not study.store.finished(cell.key) for cell in study.cells().values()):
+        if json:
+            told = [asdict(failure) for failure in failures]
+            console.dump({"run": str(study.folder), "report": None, "failures": told})
         for failure in failures:
             console.fail(standings.failed(failure))
         raise typer.Exit(1)
     results = study.results
     path = study.report()
+    left = len(study.wanted()) - done(study)
     if json:
-        console.dump(plain(results, study.folder, path))
+        console.dump({**plain(results, study.folder, path), "unfinished": left})
         return
     standings.show(results)
     console.say()
+    if left:
+        console.say(
+            f"{left} cells of this run are still to be computed: plait status {study.folder}"
+        )
     console.say(f"Report: {path}")
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 _HOSTILE = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+    r"|[\ud800-\udfff]"  # halves of characters, which no terminal can show
 )
+_STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 PLAIN_WIDTH = 160  # where there is no terminal to fit into
 
 
@@ -49,6 +51,18 @@ def say(text: object = "", style: str | None = None, *, stderr: bool = False) ->
     console(stderr=stderr).print(clean(text), style=style, soft_wrap=not _stream(stderr).isatty())
 
 
+def item(text: object) -> None:
+    """Print a point of a list; on a terminal its further lines are indented under the first."""
+    if not sys.stdout.isatty():
+        say(f"- {clean(text)}")
+        return
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row("-", clean(text))
+    console().print(grid)
+
+
 def warn(text: object) -> None:
     """Print a warning to the error stream."""
     _prefixed("warning: ", "bold yellow", text, wrap=True)
@@ -72,8 +86,9 @@ def _stream(stderr: bool) -> Any:
 
 
 def dump(value: Any) -> None:
-    """Print plain data as JSON, for other programs."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    """Print plain data as JSON, for other programs; what would steer a terminal is escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    sys.stdout.write(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def table(

@@ -17,7 +17,7 @@ tasks: {left: classes, right: classes, sum: real, larger: binary}
 encoder:
   image: {cnn: {channels: 8, depth: 2}}
   trunk: {mlp: {width: 64, depth: 1}}
-training: {passes: 60, rate: 0.004, patience: 12}
+training: {passes: 60, learning_rate: 0.004, patience: 12}
 strategies:
   separate: {} # one network for each task: what the others are measured against
   joint: {} # one network, a head for each task
@@ -45,6 +45,8 @@ def demo(
     from plait.data.scenes import CAPTION, write_demo
     from plait.weights.files import write_atomic
 
+    if out.exists() and not out.is_dir():
+        raise console.InputError(f"{out} is a file; give a folder with --out")
     study = out / "study.yaml"
     run = compare.run_folder(study, out / "run")
     write_demo(out)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from plait.data import Dataset, TaskSpec
+    from plait.cli.noticing import Noticed
+    from plait.data import TaskSpec
     from plait.data.columns import Column
     from plait.data.sources import Table
+    from plait.data.survey import Survey
 
 LISTED = 40  # columns whose inferred types are written down one by one
 LOOKED_AT = 200_000_000  # bytes: of larger files a share is read
@@ -49,6 +51,7 @@ def init(
             draft.kinds[task] = _ask_kind(draft, task)
         if draft.kinds:
             draft.look()
+        draft.by = _ask_group(draft)
     text = draft.text()
     _check(text, str(out))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -65,17 +68,23 @@ class Draft:
     table: Table
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
-    dataset: Any = None
+    found: Any = None
+    noticed: Any = None
     id: str | None = None
+    by: str | None = None
 
     def add(self, name: str) -> None:
         """Declare a target: a column, or all that fit a pattern."""
         from plait.data.columns import has_match
+        from plait.data.profile import odd_words
         from plait.method import did_you_mean
 
         known = self.table.columns
         if name in known:
             self.tasks[name] = {}
+            values = self.table.collect([name])[name]
+            if str(values.dtype) == "String" and (words := odd_words(values)):
+                self.tasks[name] = {"missing": words, "kind": "real"}
         elif any(mark in name for mark in "*?[") and has_match(self.table, name):
             label = "".join(c for c in name if c.isalnum() or c == "_").strip("_") or "tasks"
             self.tasks[label if label not in known else f"{label}_tasks"] = {"columns": name}
@@ -84,28 +93,45 @@ class Draft:
 
     def look(self) -> None:
         """Read the table as the study would, and keep what was inferred."""
-        from plait.data import DataSpec, TableSpec, load
+        from plait.cli.noticing import notice
+        from plait.data import DataSpec, TableSpec
+        from plait.data.survey import survey
 
-        data = DataSpec(tables={"table": TableSpec(source=self.source)})
+        targets = [name for name in self.table.columns if self._is_target(name)]
+        noticed: Noticed = notice(self.table, targets, None)
+        self.noticed = noticed
+        spec = TableSpec(source=self.source, types=noticed.types)
         folder = self.table.folder or Path()
         size = sum((folder / file).stat().st_size for file, _ in self.table.files)
         share = min(1.0, LOOKED_AT / size) if size else 1.0
-        found: Dataset = load(data, self.specs(), sample=share if share < 1 else None)
-        self.dataset = found
+        found: Survey = survey(
+            DataSpec(tables={"table": spec}), self.specs(), sample=share if share < 1 else None
+        )
+        self.found = found
         ids = [c.columns[0] for c in found.columns if c.reason.startswith("an id")]
-        self.id = ids[0] if ids else None
+        self.id = next((name for name in ids if self._names_rows(name)), None)
+
+    def _names_rows(self, name: str) -> bool:
+        """Whether a column names every row, and each by a name of its own."""
+        values = self.table.collect([name])[name]
+        return values.null_count() == 0 and values.n_unique() == len(values)
+
+    def _is_target(self, name: str) -> bool:
+        from plait.data.columns import fits
+
+        return any(fits(name, given.get("columns", label)) for label, given in self.tasks.items())
 
     def specs(self) -> dict[str, TaskSpec]:
         """The tasks as declared so far."""
         from plait.data import TaskSpec
 
-        return {
-            name: TaskSpec(
-                **{"target": name, **given} if "columns" not in given else given,
-                kind=self.kinds.get(name),
-            )
-            for name, given in self.tasks.items()
-        }
+        found = {}
+        for name, given in self.tasks.items():
+            settings = {**({} if "columns" in given else {"target": name}), **given}
+            if name in self.kinds:
+                settings["kind"] = self.kinds[name]
+            found[name] = TaskSpec(**settings)
+        return found
 
     def unsure(self) -> list[str]:
         """Targets of whole numbers, which may be names, grades, amounts or counts."""
@@ -123,13 +149,16 @@ class Draft:
 
     def text(self) -> str:
         """The study, with comments."""
-        from plait.recipes.emit import inline, word
+        from plait.comparing.emit import inline, word
 
         path = self.source if Path(self.source).is_absolute() else self._relative()
         has_split = "split" in self.table.columns
         split = "{column: split}" if has_split else "{random: [0.8, 0.1, 0.1], seed: 0}"
+        if self.by is not None:
+            split = f"{{grouped: [0.8, 0.1, 0.1], by: {word(self.by)}}}"
         rows = [
             f"# Written by plait init. To run it: plait compare {self.out.name}",
+            *(f"# Unsure: {_comment(line)}." for line in self.doubts()),
             "data:",
             f"  table: {word(path)}",
         ]
@@ -152,13 +181,46 @@ class Draft:
         ]
         rows += [f"  {label}: {inline(spelled)} # {why}" for label, spelled, why in STRATEGIES]
         rows += ["seeds: {init: 3, split: 1} # how often weights are drawn, and rows are split"]
+        if self.by is not None:
+            rows += [f"intervals: {{by: {word(self.by)}}} # the units that are resampled"]
         return "".join(f"{row}\n" for row in rows)
+
+    def doubts(self) -> list[str]:
+        """Everything that was guessed and could be otherwise."""
+        from plait.cli.noticing import sentinels
+        from plait.comparing.emit import word
+
+        found = list(self.noticed.unsure)
+        for name in self.unsure():
+            kind = self.found.tasks[name].kind
+            if name not in self.kinds:
+                found.append(f"{name} holds whole numbers, taken as {kind}; classes, ordinal, real "
+                             "or counts?")  # fmt: skip
+        for name, given in self.tasks.items():
+            if "missing" in given:
+                said = ", ".join(map(repr, given["missing"]))
+                found.append(f"{name} holds numbers and {said}, taken as no label")
+            if "columns" not in given:
+                for number, share in sentinels(self.table.collect([name])[name]):
+                    found.append(f"{share:.0%} of {name} is {number}; if that means no label, add "
+                                 f"missing: [{number}]")  # fmt: skip
+        for name, count in self.noticed.groups.items():
+            if name != self.by:
+                found.append(f"{name} repeats ({count:,} values); to keep its rows together, "
+                             f"split: {{grouped: [0.8, 0.1, 0.1], by: {word(name)}}}")  # fmt: skip
+        found += [
+            f"to test on the latest rows, split: {{time: [0.8, 0.1, 0.1], by: {word(name)}}}"
+            for name in self.noticed.moments
+        ]
+        if self.id is None and not self.noticed.groups:
+            found.append("no column names the rows; if one does, add id: to data")
+        return [*found, *(warning.rstrip(".") for warning in self.found.warnings)]
 
     def _relative(self) -> str:
         return os.path.relpath(self.source, self.out.parent).replace(os.sep, "/")
 
     def _types(self) -> list[str]:
-        from plait.recipes.emit import word
+        from plait.comparing.emit import word
 
         columns = [column for column in self.columns() if column.columns[0] != self.id]
         if len(columns) > LISTED:
@@ -176,22 +238,20 @@ class Draft:
 
     def columns(self) -> Sequence[Column]:
         """What is used as an input, or left out."""
-        found: Sequence[Column] = self.dataset.columns
+        found: Sequence[Column] = self.found.columns
         return found
 
     def _task(self, name: str, given: dict[str, Any]) -> str:
-        from plait.recipes.emit import inline, word
+        from plait.comparing.emit import inline, word
 
-        names = self.dataset.declared[name]
-        task = self.dataset.tasks[names[0]]
-        kinds = {self.dataset.tasks[each].kind for each in names}
+        names = self.found.declared[name]
+        task = self.found.tasks[names[0]]
+        kinds = {self.found.tasks[each].kind for each in names}
         declared = {**given, **({"kind": task.kind} if len(kinds) == 1 else {})}
-        count = sum(
-            self.dataset.counts(s)[each] for each in names for s in ("train", "valid", "test")
-        )
+        count = sum(sum(self.found.counts[each]) for each in names)
         said = [f"{len(names)} tasks"] if "columns" in given else []
         said.append(f"{count:,} labels")
-        missing = 1 - count / (len(self.dataset) * len(names))
+        missing = 1 - count / (self.found.rows * len(names))
         said += [f"{missing:.0%} missing"] if missing > 0.005 else []
         if task.kind == "binary" and len(names) == 1 and task.classes:
             said.append(f"{task.classes[-1]!r} is positive")
@@ -237,7 +297,7 @@ def _ask_kind(draft: Draft, name: str) -> str:
     from plait.task import kind_of
 
     values = draft.table.collect([name])[name].drop_nulls()
-    guess = draft.dataset.tasks[name].kind
+    guess = draft.found.tasks[name].kind
     label = console.one_line(name)
     low, high = int(values.min()), int(values.max())  # type: ignore[arg-type]
     console.say(f"{label}: {values.n_unique()} whole numbers from {low} to {high}.")
@@ -251,6 +311,19 @@ def _ask_kind(draft: Draft, name: str) -> str:
             console.say(f"  {error}")
 
 
+def _ask_group(draft: Draft) -> str | None:
+    """The column whose rows stay together, where there is a candidate and the user says so."""
+    from plait.cli import console
+
+    if "split" in draft.table.columns:
+        return None
+    for name, count in draft.noticed.groups.items():
+        said = f"{console.one_line(name)} repeats ({count:,} values). Keep its rows together"
+        if typer.confirm(f"{said} in train, valid or test?", default=True):
+            return str(name)
+    return None
+
+
 def _check(text: str, name: str) -> None:
     """What was written must be what the other commands read."""
     from plait.recipes import loads
@@ -261,7 +334,7 @@ def _check(text: str, name: str) -> None:
 def _report(draft: Draft) -> None:
     from plait.cli import console
 
-    dataset = draft.dataset
+    found = draft.found
     shown = draft.columns()[:LISTED]
     rows = [(" + ".join(c.columns), c.type, c.reason) for c in shown]
     console.show(console.table(("column", "type", "because"), rows))
@@ -270,11 +343,11 @@ def _report(draft: Draft) -> None:
     console.say()
     tasks = [
         (row["name"], row["kind"], f"{row['train']:,}", f"{row['valid']:,}", f"{row['test']:,}")
-        for row in dataset.summary()[:LISTED]
+        for row in found.summary()[:LISTED]
     ]
     head = ("task", "kind", "train", "valid", "test")
     console.show(console.table(head, tasks, right=head[2:]))
-    for warning in dataset.warnings:
+    for warning in found.warnings:
         console.warn(warning)
     console.say()
     console.say(f"Written: {draft.out}. To run it: plait compare {draft.out}")

@@ -1,6 +1,7 @@
 """``plait``: the commands, and what every one of them does with errors, signals and the exit code.
 
-Exit codes: 0 fine, 1 a mistake in what was given, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 fine, 1 a mistake in what was given, 2 wrong usage, 75 the disk is full (the same
+command goes on from there), 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -8,30 +9,39 @@ from __future__ import annotations
 import io
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from plait.cli import compare, demo, init, methods, models, report, validate
+from plait.cli import compare, demo, doctor, export, init, methods, models, report, status, validate
+from plait.cli.helping import Command, Group, epilog
 
 app = typer.Typer(
     name="plait",
+    cls=Group,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Many tasks, one model: train it in every known way, measured by one ruler.",
 )
-app.command("demo")(demo.demo)
-app.command("init")(init.init)
-app.command("validate")(validate.validate)
-app.command("compare")(compare.compare)
-app.command("status")(report.status)
-app.command("report")(report.report)
-app.command("train")(models.train)
-app.command("predict")(models.predict)
-app.command("methods")(methods.methods)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo.demo,
+    "init": init.init,
+    "validate": validate.validate,
+    "compare": compare.compare,
+    "status": status.status,
+    "report": report.report,
+    "train": models.train,
+    "predict": models.predict,
+    "export": export.export,
+    "methods": methods.methods,
+    "doctor": doctor.doctor,
+}
+for name, command in COMMANDS.items():
+    app.command(name, cls=Command, epilog=epilog(name))(command)
 
 
 def _version(asked: bool) -> None:
@@ -73,6 +83,10 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if debug:
             raise
+        if "--json" in before:
+            from plait.cli.console import dump
+
+            dump({"error": _message(error)})
         sys.exit(_explain(error))
     sys.exit(0)
 
@@ -96,7 +110,7 @@ def _explain(error: Exception) -> int:
 
     for line in _message(error).splitlines() or [type(error).__name__]:
         fail(line)
-    return 1
+    return int(getattr(error, "exit_code", 1))
 
 
 def _message(error: Exception) -> str:

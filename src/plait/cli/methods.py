@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from plait.method import Entry
 
 
 def methods(
@@ -19,7 +24,6 @@ def methods(
 ) -> None:
     """List the methods, their papers and what they need."""
     from plait.cli import console
-    from plait.method import Need
     from plait.method import methods as find
 
     owned = None if have is None else [word for word in have.split(",") if word.strip()]
@@ -38,6 +42,21 @@ def methods(
             ]
         )
         return
+    if not entries:
+        console.say("No method runs with that.")
+        return
+    for family, members in groupby(entries, key=lambda entry: entry.family):
+        _show(family, list(members))
+    counted = f"{len(entries)} method{'s' if len(entries) != 1 else ''}"
+    console.say(f"{counted}; their settings: --json, or the page of the family in docs.", "dim")
+
+
+def _show(family: str, entries: Sequence[Entry]) -> None:
+    """One family's table."""
+    from plait.cli import console
+    from plait.method import Need
+
+    console.say(f"{family} ({len(entries)})", "bold")
     rows = [
         (
             entry.key,
@@ -48,8 +67,7 @@ def methods(
         for entry in entries
     ]
     console.show(console.table(("method", "what it does", "paper", "needs"), rows))
-    if not entries:
-        console.say("No method runs with that.")
+    console.say()
 
 
 def _paper(paper: object) -> str:

@@ -76,7 +76,7 @@ def predict(
     from plait.data.sources import read
 
     tables.ending(out)  # refused before anything is computed
-    predictor = _load(model)
+    predictor = load(model)
     known = predictor.about.get("id")
     wanted = [name for name in ids.split(",") if name] if ids else [known] if known else []
     rows = read(table, "rows", None, wanted)
@@ -91,7 +91,10 @@ def predict(
     console.say(f"Written: {out}: {len(found):,} rows, {len(predictor.tasks)} tasks.")
 
 
-def _load(model: Path) -> Predictor:
-    from plait.comparing import Study, load
+def load(model: Path) -> Predictor:
+    """The model in a folder, or the chosen one of a run."""
+    from plait.comparing import Predictor, Study
 
-    return Study.open(model).best() if (model / "study.json").is_file() else load(model)
+    if (model / "study.json").is_file():
+        return Study.open(model).best()
+    return Predictor.load(model)

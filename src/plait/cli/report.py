@@ -1,4 +1,4 @@
-"""``plait report`` and ``plait status``: what a run has found so far."""
+"""``plait report``: what a run has found so far."""
 
 from __future__ import annotations
 
@@ -39,17 +39,3 @@ def report(
         sys.stdout.write(FORMATS[kind or "html"](results))
     else:
         console.say(f"Written: {write(results, out, kind)}")
-
-
-def status(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
-    """Say how far a run is, and what has failed."""
-    from plait.cli import console, standings
-    from plait.comparing import Study
-
-    study = Study.open(run)
-    wanted = study.wanted()
-    done = sum(study.store.finished(cell.key) for cell in wanted)
-    failed = [f for f in study.failures() if study.store.failure(f.cell) is not None]
-    console.say(f"{done} of {len(wanted)} cells are done; {len(failed)} failed.")
-    for failure in failed:
-        console.warn(standings.failed(failure))

@@ -26,7 +26,7 @@ def show(results: Results) -> None:
     if answer.use and answer.use not in answer.headline:
         console.say(answer.use)
     for reason in answer.reasons:
-        console.say(f"- {reason}")
+        console.item(reason)
     console.say()
     board = Leaderboard(results.standings)
     rows = board.rows()

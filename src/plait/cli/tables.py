@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-_FORMULA = r"^[=+\-@\t\r]"  # CWE-1236
-
 
 def write(frame: pl.DataFrame, path: Path) -> None:
     """Write by the name's ending, in one piece or not at all. Raises ``ValueError`` for others."""
@@ -36,16 +34,17 @@ def ending(path: Path) -> str:
 
 def harmless(frame: pl.DataFrame) -> pl.DataFrame:
     """Text cells and headings that start like a formula get a leading apostrophe."""
-    import re
-
     import polars as pl
 
-    text = [name for name, dtype in frame.schema.items() if dtype == pl.String]
-    prefixed = frame.with_columns(
-        pl.when(pl.col(name).str.contains(_FORMULA))
+    from plait.comparing.escaping import FORMULA
+
+    words = (pl.String, pl.Categorical, pl.Enum)
+    text = [name for name, dtype in frame.schema.items() if dtype in words]
+    prefixed = frame.with_columns(pl.col(text).cast(pl.String)).with_columns(
+        pl.when(pl.col(name).str.slice(0, 1).is_in(list(FORMULA)))
         .then("'" + pl.col(name))
         .otherwise(pl.col(name))
         .alias(name)
         for name in text
     )
-    return prefixed.rename({n: f"'{n}" for n in prefixed.columns if re.match(_FORMULA, n)})
+    return prefixed.rename({n: f"'{n}" for n in prefixed.columns if n.startswith(tuple(FORMULA))})

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from plait.data.survey import Survey
+    from plait.recipes import StudySpec
 
 TASKS = 30  # shown one by one
 
@@ -15,30 +19,45 @@ def validate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a study and its data; train nothing."""
-    from plait.cli import console
-    from plait.data import load
+    from plait.data.survey import survey
     from plait.recipes import read
+    from plait.recipes.placing import placed
 
     spec = read(study).located(study.parent)
-    dataset = load(spec.data, spec.tasks, text=spec.encoder.get("text"))
+    with placed(study):
+        found = survey(spec.data, spec.tasks, text=spec.encoder.get("text"))
     if json:
-        console.dump(
-            {
-                "study": str(study),
-                "tasks": dataset.summary(),
-                "inputs": [
-                    {"table": c.table, "columns": list(c.columns), "role": c.role, "type": c.type}
-                    for c in dataset.columns
-                ],
-                "facts": list(dataset.facts),
-                "warnings": list(dataset.warnings),
-            }
-        )
-        return
+        _dump(study, found)
+    else:
+        _show(study, spec, found)
+
+
+def _dump(study: Path, found: Survey) -> None:
+    from plait.cli import console
+
+    console.dump(
+        {
+            "study": str(study),
+            "rows": found.rows,
+            "tasks": found.summary(),
+            "pairs": [{"tasks": list(pair), "rows": count} for pair, count in found.pairs.items()],
+            "inputs": [
+                {"table": c.table, "columns": list(c.columns), "role": c.role, "type": c.type}
+                for c in found.columns
+            ],
+            "facts": list(found.facts),
+            "warnings": list(found.warnings),
+        }
+    )
+
+
+def _show(study: Path, spec: StudySpec, found: Survey) -> None:
+    from plait.cli import console
+
     several = len(spec.data.tables) > 1
     columns = [
         (*((c.table,) if several else ()), " + ".join(c.columns), c.type, c.reason)
-        for c in dataset.columns
+        for c in found.columns
     ]
     head = (*(("table",) if several else ()), "input", "type", "because")
     console.show(console.table(head, columns))
@@ -46,18 +65,18 @@ def validate(
     rows = [
         (row["name"], row["kind"], f"{row['train']:,}", f"{row['valid']:,}", f"{row['test']:,}",
          row["metric"])
-        for row in dataset.summary()
+        for row in found.summary()
     ]  # fmt: skip
     heads = ("task", "kind", "train", "valid", "test", "ranked by")
     console.show(console.table(heads, rows[:TASKS], right=("train", "valid", "test")))
     if len(rows) > TASKS:
         console.say(f"… and {len(rows) - TASKS} more tasks", "dim")
     console.say()
-    for fact in dataset.facts:
+    for fact in found.facts:
         console.say(f"- {fact}")
-    for warning in dataset.warnings:
+    for warning in found.warnings:
         console.warn(warning)
     count = len(spec.strategies)
     ways = f"{count} strategies" if count else "the usual strategies"
     console.say()
-    console.say(f"{study} is fine: {len(dataset.tasks)} tasks, {ways}.", "bold")
+    console.say(f"{study} is fine: {len(found.tasks)} tasks, {ways}.", "bold")

@@ -6,7 +6,6 @@ so it is the same network whichever other tasks there are and whichever way they
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,12 @@ from plait.comparing.building import (
     make_network,
     own_feed,
     own_steps,
-    seconds_of,
     train_network,
     transplant,
 )
 from plait.comparing.model import BundleModel, Model, NetworkModel, load_model
 from plait.comparing.plan import Plan
+from plait.comparing.timing import seconds_of
 from plait.data.seeding import key
 from plait.networks import Network
 from plait.networks.heads import priors_of
@@ -48,7 +47,6 @@ class Apart:
         members: list[Model] = []
         for number, (names, steps) in enumerate(self.buckets()):
             members.append(self._member(folder, number, names, steps))
-        shutil.rmtree(folder / "done", ignore_errors=True)
         passes = [member.evidence["best_pass"] for member in members]
         weights = [len(member.tasks) for member in members]
         found = {"best_pass": round(float(np.average(passes, weights=weights)))}
@@ -100,7 +98,7 @@ class Apart:
             per_task=isinstance(network, SideBySide),
         )
         member = NetworkModel(network, found)
-        member.save(done)
+        member.save(done, folder / "frozen")
         publish(done)
         return member
 
@@ -109,7 +107,8 @@ class Apart:
         buckets = self.buckets()
         names, steps = max(buckets, key=lambda bucket: len(bucket[0]) * bucket[1])
         network = self.network(names)
-        timed = seconds_of(self.plan, network, own_feed(self.plan, network, self.seed, steps))
+        feed = own_feed(self.plan, network, self.seed, steps)
+        timed = seconds_of(self.plan, network, feed, passes=self.passes)
         return timed * sum(count for _, count in buckets) / steps
 
 

@@ -1,17 +1,14 @@
-"""What the strategies that train networks share: building, training, and timing a few steps."""
+"""What the strategies that train networks share: building and training them."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from plait.batch import Batch
 from plait.comparing.evaluate import mean_loss, predict_split
 from plait.comparing.model import NetworkModel, featured
 from plait.comparing.plan import Plan
@@ -21,8 +18,6 @@ from plait.networks import Network, build_network
 from plait.networks.base import escape
 from plait.networks.heads import priors_of
 from plait.training import train
-
-TIMED = 3  # steps timed for an estimate
 
 
 def fresh(family: str, spelled: Method | str) -> Any:
@@ -111,47 +106,6 @@ def own_steps(plan: Plan, labels: int) -> int:
     batch = plan.training.batch
     size = auto_batch(labels) if batch == "auto" else int(batch)
     return max(1, -(-labels // size))
-
-
-def seconds_of(
-    plan: Plan,
-    network: Network,
-    feed: Feed | None = None,
-    *,
-    balancer: Method | str = "equal",
-    procedure: Method | str | None = None,
-) -> float:
-    """About how long a training of all passes takes, from a few timed steps.
-
-    The network is changed. Early stopping, if it comes, makes the training shorter.
-    """
-    data = featured(network, plan.dataset, plan.folder)
-    feed = feed or feed_for(data, plan.training, 0, network.tasks.names)
-    times: list[float] = []
-    train(
-        network,
-        data,
-        replace(plan.training, passes=1, patience=None),
-        balancer=fresh("balancing", balancer),
-        procedure=fresh("procedure", procedure or "plain"),
-        feed=_Few(feed, TIMED + 1),
-        observers=(lambda *_: times.append(time.perf_counter()),),
-    )
-    # The first step pays for what is set up once, and the end for validation.
-    each = min(np.diff(times)) if len(times) > 1 else 0.0
-    return float(each) * feed.steps * plan.training.passes
-
-
-class _Few:
-    """The first steps of a feed as a whole pass."""
-
-    def __init__(self, feed: Feed, steps: int) -> None:
-        self.feed = feed
-        self.steps = min(steps, feed.steps)
-
-    def batch(self, step: int) -> Batch:
-        """The batch of a step."""
-        return self.feed.batch(step)
 
 
 def validation_loss(plan: Plan, network: Network) -> float:

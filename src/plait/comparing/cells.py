@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Strategy
@@ -46,6 +46,29 @@ class Cell:
         for part in self.parts.values():
             yield from part.ancestors()
             yield part
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several shares of a study's cells, counted from 1: ``3/50``."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read ``3/50``; ``ValueError`` for anything else."""
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise ValueError(f"no shard {text!r}; write 3/50 for the third of fifty")
+        return cls(int(number), int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def has(self, position: int) -> bool:
+        """Whether the cell at a position of the study's order is in it."""
+        return position % self.of == self.number - 1
 
 
 def make(plan: Plan, strategy: Strategy, seed: int) -> Cell:

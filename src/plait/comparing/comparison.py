@@ -10,10 +10,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plait.comparing.declared import Declared, text_of
+from plait.comparing import arguments
+from plait.comparing.declared import Declared
 from plait.comparing.plan import Plan
 from plait.comparing.study import Study, read_seeds
 from plait.data import Dataset, DataSpec, SplitSpec, TableSpec, TaskSpec
+from plait.data.text import text_of
 from plait.method import did_you_mean
 from plait.training.settings import Training
 
@@ -48,8 +50,11 @@ def compare(
     title: str = "",
     about: Mapping[str, Any] | None = None,
     base: Path | None = None,
-    workers: int = 1,
+    workers: int = 0,
     time: float | None = None,
+    cell_time: float | None = None,
+    shard: str | None = None,
+    on: str | None = None,
     progress: Progress | None = None,
     run: bool = True,
 ) -> Study:
@@ -60,9 +65,11 @@ def compare(
     ``tasks`` says more: names with a ``TaskSpec``, its settings or a kind.
     ``strategies`` maps labels to methods (or lists their names); ``separate`` and plain baselines
     are always there. ``out`` is the folder of the run: a study made again there computes only what
-    is missing. Without it the run lives in a temporary folder, until the process ends. Raises
-    ``DataError`` for faulty data and ``ValueError`` for any other mistake, before any training.
+    is missing. Without it the run lives in a temporary folder, until the process ends. ``workers``,
+    ``time``, ``cell_time``, ``shard`` and ``on`` say how it is computed: see :meth:`Study.run`.
+    Raises ``DataError`` for faulty data, ``ValueError`` for other mistakes, before any training.
     """
+    arguments.check(**locals())
     same = {"encoder": dict(encoder or {}), "training": _training(training), "base": base}
     folder = _temporary() if out is None else Path(out)
     counts = read_seeds(seeds)
@@ -70,26 +77,21 @@ def compare(
     if not isinstance(data, Dataset):
         declared = Declared(
             data=_data(data, key=id, split=split, intervals=intervals),
-            tasks=_tasks(tasks, targets),
-            text=text_of(encoder or {}),
-            sample=sample,
-            base=base,
-        ).kept(folder / "data")
+            tasks=_tasks(tasks, targets), text=text_of(encoder or {}), sample=sample, base=base,
+        ).kept(folder / "data")  # fmt: skip
     elif tasks is not None or targets is not None:
         raise ValueError("a Dataset has its tasks already; leave tasks and targets out")
     datasets = _datasets(data, declared, counts["split"], folder / "cache")
     plans = [Plan.of(dataset, **same) for dataset in datasets]
     study = Study(
-        plans,
-        _strategies(strategies),
-        folder=folder,
-        seeds=counts,
-        tune=tune,
-        title=title,
-        declared=declared,
-        about=about,
+        plans, _strategies(strategies), folder=folder, seeds=counts, tune=tune, title=title,
+        declared=declared, about=about,
+    )  # fmt: skip
+    if not run:
+        return study
+    return study.run(
+        workers=workers, time=time, cell_time=cell_time, shard=shard, on=on, progress=progress
     )
-    return study.run(workers=workers, time=time, progress=progress) if run else study
 
 
 def _datasets(data: Any, declared: Declared | None, splits: int, cache: Path) -> list[Dataset]:
@@ -113,6 +115,8 @@ def _strategies(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, An
 def _training(given: Training | Mapping[str, Any] | None) -> Training:
     if isinstance(given, Training):
         return given
+    if not isinstance(given, Mapping | None):
+        raise ValueError(f"training must be a mapping, such as {{'passes': 20}}; got {given!r}")
     known = [each.name for each in fields(Training)]
     for name in given or {}:
         if name not in known:

@@ -84,14 +84,6 @@ class Declared:
         )
 
 
-def text_of(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """How the encoder wants texts to be read: ``{"bag": {…}}`` or ``{"transformer": {…}}``."""
-    form = encoder.get("text") or "bag"
-    if isinstance(form, str):
-        return {form: {}}
-    return {name: dict(settings or {}) for name, settings in form.items()}
-
-
 def _text(settings: Mapping[str, Any], base: Path, folder: Path) -> dict[str, Any]:
     pretrained = settings.get("pretrained")
     if pretrained and (base / pretrained).is_dir():

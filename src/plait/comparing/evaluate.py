@@ -20,6 +20,7 @@ from plait.comparing.judging import loss_of_predictions
 from plait.comparing.model import Model, asked_of
 from plait.comparing.statistics import TaskPredictions
 from plait.task import TaskSet
+from plait.training.interrupts import poll
 from plait.weights.files import replacing
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 ROWS = 4096
 ASKED = 256  # rows of a table asked at once when latency is measured
+ENOUGH = 0.5  # seconds; a slow model is not asked again after so long
 
 
 def predict_split(model: Model, dataset: Dataset, split: Split) -> dict[str, TaskPredictions]:
     """The predictions for every labelled row of a split, by task; empty tasks are left out."""
     pieces: dict[str, list[tuple[Array, Array]]] = {}
     for rows in torch.split(dataset.rows(split), ROWS):
+        poll()
         batch = dataset.batch(rows)
         ids = batch.ids.numpy()
         found = model.predict(batch.parts, asked_of(batch))
@@ -142,7 +145,7 @@ def _lists(shares: Array | None, count: int) -> pl.Series:
 def latency(model: Model, dataset: Dataset, repeats: int = 5) -> float | None:
     """Seconds per row for the predictions of all tasks that can be asked of it.
 
-    The median of some repeats, over rows of every table; a task named by a column's value is asked
+    The median of a few repeats, over rows of every table; a task named by a column's value is asked
     of the rows with that value only. None where there is no labelled row.
     """
     tables = dataset.table.numpy()
@@ -152,8 +155,8 @@ def latency(model: Model, dataset: Dataset, repeats: int = 5) -> float | None:
         rows = labelled[torch.from_numpy(tables[labelled.numpy()] == table)][:ASKED]
         batch = dataset.batch(rows)
         asked = _all_tasks(dataset, dataset.tables[table], asked_of(batch), len(batch))
-        times = []
-        for _ in range(repeats):
+        times: list[float] = []
+        while len(times) < repeats and sum(times) < ENOUGH:
             start = time.perf_counter()
             model.predict(batch.parts, asked)
             times.append(time.perf_counter() - start)

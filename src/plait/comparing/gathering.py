@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plait.comparing.answer import answer
+from plait.comparing.card import told
 from plait.comparing.cells import Cell
+from plait.comparing.emit import emit
 from plait.comparing.evaluate import read_predictions
 from plait.comparing.leaderboard import Contender, standings
 from plait.comparing.predictor import Predictor
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 POINTS = 160  # points of a curve that a report shows
 SERIES = 30  # with more tasks than that a curve shows their mean
-KINDS = {"step": ("loss", "losses"), "valid": ("valid", "losses"), "conflict": ("conflict", "")}
 
 
 def gather(study: Study) -> Results:
@@ -39,7 +40,7 @@ def gather(study: Study) -> Results:
     contenders = [
         Contender(
             strategy=label,
-            words=strategy.words(),
+            words=strategy.words() + remark(study, label, finished),
             recipe=spell(strategy),
             baseline=strategy.baseline,
             cost=cost_of(study, label, finished),
@@ -96,6 +97,15 @@ def _why(label: str, failed: Sequence[Failure]) -> str:
 def random(cell: Cell) -> bool:
     """Whether a cell depends on the seed."""
     return cell.strategy.seeded or any(random(part) for part in cell.parts.values())
+
+
+def remark(study: Study, label: str, finished: Mapping[Place, Cell]) -> str:
+    """What a reader of a strategy's row must know of how its cells were computed."""
+    mine = [cell for place, cell in finished.items() if place.label == label]
+    cells = {each.key for cell in mine for each in (cell, *cell.ancestors())}
+    told = [study.store.read(key, "cell.json") for key in cells if study.store.finished(key)]
+    halved = any("micro_batches" in cell.get("retried", {}) for cell in told)
+    return ", with half the micro-batch after running out of memory" if halved else ""
 
 
 def failures(study: Study) -> list[Failure]:
@@ -165,7 +175,7 @@ def best(study: Study, label: str | None = None) -> Predictor:
         raise ValueError(f"no cell of {label!r} has finished; see failures()")
     *_, cell = min(scored, key=lambda row: row[:3])
     predictor = Predictor.load(study.store.path(cell.key) / "model")
-    predictor.about |= {"title": study.title, "label": label}
+    predictor.about |= {"title": study.title, "label": label, "study": told(study, label)}
     return predictor
 
 
@@ -254,17 +264,7 @@ def notes(study: Study) -> Iterator[str]:
 
 def plain_recipe(study: Study) -> str:
     """The study in YAML, as far as it was not given as a file."""
-    from io import StringIO
-
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = None
-    yaml.width = 100
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     told = study.to_json()
     kept = {key: told[key] for key in ("title", "encoder", "training", "seeds") if told[key]}
-    kept["strategies"] = {label: spell(one) for label, one in study.given.items()}
-    out = StringIO()
-    yaml.dump(kept, out)
-    return out.getvalue()
+    kept |= {"tune": told["tune"]} if study.tune.trials > 1 else {}
+    return emit({**kept, "strategies": {label: spell(one) for label, one in study.given.items()}})

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from plait.batch import Batch, Parts, Records
+from plait.batch import Batch, Input, Parts, Records
+from plait.comparing.folders import check_format, read_object, refuse_others, sound
 from plait.comparing.results import Cost
 from plait.networks.frozen import features_of
-from plait.networks.network import Network
+from plait.networks.network import Network, inputs_from_json
 from plait.networks.transformer import Transformer
 from plait.task import Task, TaskSet
-from plait.weights.files import DamagedError, read_json, write_json
+from plait.weights.files import DamagedError, write_json
+from plait.weights.states import AGAIN
 
 if TYPE_CHECKING:
     from plait.data import Dataset
@@ -59,6 +61,13 @@ class Model(ABC):
         """The parameters stored, and those active for one row."""
 
     @abstractmethod
+    def inputs(self) -> Mapping[str, Input]:
+        """The encoded inputs that it reads, by key."""
+
+    def try_blank(self) -> None:  # noqa: B027
+        """Predict a row of nothing, where only that shows whether what was read fits together."""
+
+    @abstractmethod
     def _write(self, folder: Path, frozen: Path | None) -> dict[str, Any]:
         """Write what is the sort's own; plain data for ``model.json`` is returned."""
 
@@ -85,24 +94,24 @@ class Model(ABC):
 
 def load_model(folder: Path) -> Model:
     """Read any model back; :class:`DamagedError` says what is wrong with the folder."""
+    refuse_others(folder)
     path = folder / "model.json"
-    if not path.is_file():
-        raise DamagedError(f"{folder} holds no model: there is no model.json")
-    about = read_json(path)
-    if about.get("format") != FORMAT:
-        raise DamagedError(
-            f"{path}: format {about.get('format')!r}; this version of plait reads {FORMAT}"
-        )
+    about = read_object(path)
+    check_format(path, about, "format", FORMAT)
     from plait.comparing.plain.model import EstimatorModel
 
     sorts: dict[str, type[Model]] = {
         cls.sort: cls for cls in (NetworkModel, BundleModel, EstimatorModel)
     }
     if about.get("sort") not in sorts:
-        raise DamagedError(f"{path}: no model of sort {about.get('sort')!r} is known")
-    tasks = TaskSet(Task.from_json(row) for row in about["tasks"])
-    model = sorts[about["sort"]]._read(folder, tasks, about)
-    model.evidence = dict(about["evidence"])
+        raise DamagedError(f"{path}: no model of sort {about.get('sort')!r} is known; {AGAIN}")
+    with sound(path):
+        tasks = TaskSet(Task.from_json(row) for row in about["tasks"])
+        model = sorts[about["sort"]]._read(folder, tasks, about)
+        model.evidence = dict(about["evidence"])
+        if model.tasks != tasks:
+            raise DamagedError(f"{path}: its tasks are not those of the files beside it; {AGAIN}")
+        model.try_blank()
     return model
 
 
@@ -132,6 +141,10 @@ class NetworkModel(Model):
 
     def reading(self, dataset: Dataset, cache: Path | None) -> Dataset:
         return featured(self.network, dataset, cache)
+
+    def inputs(self) -> Mapping[str, Input]:
+        config = self.network.config
+        return inputs_from_json(config.get("start", config)["inputs"])
 
     def cost(self) -> Cost:
         stored = sum(parameter.numel() for parameter in self.network.parameters())
@@ -194,6 +207,9 @@ class BundleModel(Model):
         stored = float(sum(places.values())) + sum(cost.parameters or 0.0 for cost in others)
         return Cost(parameters=stored, active=stored)
 
+    def inputs(self) -> Mapping[str, Input]:
+        return {key: each for member in self.members for key, each in member.inputs().items()}
+
     def of(self, task: str) -> Model:
         """The member that has a task."""
         return next(member for member in self.members if task in member.tasks.names)
@@ -205,7 +221,11 @@ class BundleModel(Model):
 
     @classmethod
     def _read(cls, folder: Path, tasks: TaskSet, about: Mapping[str, Any]) -> Self:
-        members = [load_model(folder / "members" / str(i)) for i in range(about["members"])]
+        places = [folder / "members" / str(number) for number in range(about["members"])]
+        lost = [place for place in places if not place.is_dir()]
+        if lost:
+            raise DamagedError(f"{folder}: a member is missing: {lost[0].name}; {AGAIN}")
+        members = [load_model(place) for place in places]
         return cls(tasks, members)
 
 

@@ -78,4 +78,5 @@ def located(form: Any, base: Path | None) -> Any:
 
 
 def _settings(form: Any) -> Any:
-    return list(next(iter(form.values()), None) or ()) if isinstance(form, Mapping) else ()
+    settings = next(iter(form.values()), None) if isinstance(form, Mapping) else None
+    return list(settings) if isinstance(settings, Mapping) else ()

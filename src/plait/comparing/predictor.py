@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,14 +13,26 @@ from torch import Tensor
 
 import plait
 from plait.batch import Records
+from plait.comparing.card import card
+from plait.comparing.folders import (
+    check_format,
+    check_inputs,
+    check_routes,
+    read_object,
+    refuse_others,
+    sound,
+)
 from plait.comparing.model import Model, cut, load_model
+from plait.data.errors import DataError
 from plait.data.preparation import Preparation, Route
 from plait.task import Task
 from plait.weights.files import (
-    DamagedError,
+    MANIFEST,
+    digest,
+    discard,
     publish,
     published,
-    read_json,
+    temporary_beside,
     verify,
     write_atomic,
     write_json,
@@ -31,6 +42,7 @@ if TYPE_CHECKING:
     from plait.data.sources import Table
 
 ROWS = 4096  # rows predicted at once
+PREPARATION = 1  # the version of preparation.json
 
 
 class Predictor:
@@ -56,14 +68,20 @@ class Predictor:
         column of the task's name, and the probability of each class in ``<task>.<class>``. Real
         targets: the value in their own units. Counts: the rate. Tasks named by a column give one
         column under their declared name. ``table`` says whose columns the rows have, where the
-        model knows several tables. Raises :class:`plait.data.DataError` for missing columns and
-        for values of the naming column that no task has.
+        model knows several tables. Unknown categories are read as unknown, further columns not at
+        all. Raises :class:`plait.data.DataError` for missing columns, types that do not fit, and
+        values of the naming column that no task has.
         """
         source = self.preparation.read(frame)
         name = self.preparation.match(source, table)
-        part = self.preparation.encode(source, name)
+        _check_types(self.preparation, name, source)
         routes = dict(self._routes(name, source))
-        asked = self.preparation.asked(source, self.model.tasks, list(routes))
+        try:
+            part = self.preparation.encode(source, name)
+            asked = self.preparation.asked(source, self.model.tasks, list(routes))
+        except pl.exceptions.PolarsError as error:
+            said = str(error).splitlines()[0]
+            raise DataError(f"{source.place}: the rows cannot be read: {said}") from error
         found = self._predicted(part, asked, source.rows)
         columns: dict[str, pl.Series] = {}
         for declared, route in routes.items():
@@ -119,14 +137,12 @@ class Predictor:
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()) and not (folder / "model.json").exists():
             raise ValueError(f"{folder} is not empty and holds no model; give another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        fresh = temporary_beside(folder)
+        fresh.mkdir(parents=True)
         try:
             write_files(fresh, self.model, self.preparation, self.about)
             publish(fresh)
-            if folder.exists():
-                shutil.rmtree(folder)
-            fresh.chmod(0o755)
+            discard(folder)
             fresh.rename(folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -138,13 +154,43 @@ class Predictor:
         folder = Path(folder)
         if not (folder / "model.json").exists() and (folder / "model" / "model.json").exists():
             folder = folder / "model"
-        if not folder.is_dir():
-            raise DamagedError(f"{folder}: no such folder")
+        refuse_others(folder)
         if published(folder):
-            verify(folder)
+            with sound(folder / MANIFEST):
+                verify(folder)
         model = load_model(folder)
-        preparation = Preparation.from_json(read_json(folder / "preparation.json"))
-        return cls(model, preparation, read_json(folder / "about.json"))
+        path = folder / "preparation.json"
+        told = read_object(path)
+        check_format(path, told, "version", PREPARATION)
+        with sound(path):
+            preparation = Preparation.from_json(told)
+            check_inputs(path, preparation.inputs, model.inputs())
+            check_routes(path, preparation, model.tasks.names)
+        return cls(model, preparation, read_object(folder / "about.json"))
+
+
+def _check_types(preparation: Preparation, name: str, source: Table) -> None:
+    """Refuse columns whose type cannot be what a role reads; values are checked as they are read.
+
+    Raises :class:`plait.data.DataError` naming the column.
+    """
+    keys = preparation.schema(name)
+    for each in preparation.encodings:
+        kind = _READ.get(each.input.type)
+        if kind is None or each.input.key not in keys:
+            continue
+        columns = [c for role in each.roles for c in preparation.roles[name].get(role, ())]
+        for column in columns:
+            dtype = source.schema.get(column)
+            flat = dtype is not None and not (dtype.is_nested() or dtype in (pl.Binary, pl.Object))
+            if not flat:
+                has = "an array" if dtype is None else f"of type {dtype}"
+                raise DataError(
+                    f"{source.place}: column {column!r} is {has} where the model reads {kind}"
+                )
+
+
+_READ = {"numeric": "numbers", "categorical": "categories", "text": "text"}
 
 
 def load(folder: str | Path) -> Predictor:
@@ -166,44 +212,9 @@ def write_files(
     model.save(folder, frozen)
     write_json(folder / "preparation.json", preparation.to_json())
     write_json(folder / "about.json", {"plait": plait.__version__, **about})
-    write_atomic(folder / "README.md", card(model, preparation, about).encode())
-
-
-def card(model: Model, preparation: Preparation, about: Mapping[str, Any]) -> str:
-    """A README for people who find the folder."""
-    cost = model.cost()
-    roles = [names for table in preparation.roles.values() for names in table.values()]
-    columns = sorted({column for names in roles for column in names})
-    tasks = [f"| {_cell(task.name)} | {task.kind} |" for task in model.tasks]
-    lines = [
-        f"# {_cell(about.get('title') or 'A model made by plait')}",
-        "",
-        f"{_cell(about.get('words', model.sort))}; {cost.parameters:,.0f} parameters.",
-        "",
-        "```python",
-        "import plait",
-        "",
-        'plait.load("this folder").predict(table)  # polars, pandas, Arrow, a path',
-        "```",
-        "",
-        f"Columns read: {', '.join(_cell(column) for column in columns)}.",
-        "",
-        "| task | kind |",
-        "|---|---|",
-        *(tasks[:200] + ([f"| and {len(tasks) - 200} more | |"] if len(tasks) > 200 else [])),
-        "",
-        f"Made by plait {plait.__version__}. `about.json` holds the recipe that made it.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    """Names come from data and may be hostile: one line, no markup."""
-    plain = "".join(c if c.isprintable() else " " for c in str(text))
-    for mark in "\\`*_{}[]<>|#!":
-        plain = plain.replace(mark, f"\\{mark}")
-    return plain
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    hashes = {path.relative_to(folder).as_posix(): digest(path) for path in paths}
+    write_atomic(folder / "README.md", card(model, preparation, about, hashes).encode())
 
 
 def _columns(

@@ -5,52 +5,56 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from types import TracebackType
-from typing import IO, Any, Self
+from collections.abc import Callable, Mapping
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from plait.comparing.words import clock, listed
+
+if TYPE_CHECKING:
+    from plait.comparing.forecast import Forecast
 
 EVERY = 30.0
 
 
-def duration(seconds: float) -> str:
-    """A length of time in words.
-
-    >>> duration(7.4), duration(100), duration(5000)
-    ('7 s', '1 min 40 s', '1 h 23 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 class Progress:
-    """Shows which cells of a study are done. The base class shows nothing.
+    """Shows which cells of a study run and how many are done. The base class shows nothing.
 
-    ``estimate`` is the seconds expected for all that is left, 0 where they are not known.
+    ``forecast`` tells how long the rest takes, where that is known.
     """
 
     def __init__(self) -> None:
-        self.total = self.done = self.first = 0
-        self.estimate = 0.0
-        self.current = ""
+        self.total = self.done = 0
+        self.forecast: Forecast | None = None
+        self.running: dict[str, tuple[str, float]] = {}  # name and since when, by key
         self.started = time.monotonic()
 
-    def start(self, total: int, done: int, estimate: float = 0.0) -> None:
+    def start(self, total: int, done: int) -> None:
         """Say how many cells there are and how many need no computing."""
-        self.total, self.done, self.estimate = total, done, estimate
+        self.total, self.done = total, done
         self.started = time.monotonic()
-        self.first = done
 
-    def begin(self, words: str) -> None:
-        """A cell is being computed."""
-        self.current = words
+    def begin(self, name: str, key: str = "") -> None:
+        """A cell is being computed by this process."""
+        self.running = {key: (name, time.monotonic())}
+        if self.forecast is not None:
+            self.forecast.begin(key)
         self.show()
 
-    def end(self, done: int) -> None:
-        """So many cells are done now."""
+    def end(self, done: int, key: str = "") -> None:
+        """The cell is over; so many are done now."""
         self.done = done
+        self.running.pop(key, None)
+        if self.forecast is not None:
+            self.forecast.end(key)
+        self.show()
+
+    def follow(self, done: int, names: Mapping[str, str], settled: Callable[[str], bool]) -> None:
+        """Take over what other processes do: how many cells are done, and which run, by key."""
+        now = time.monotonic()
+        self.done = done
+        self.running = {key: self.running.get(key, (name, now)) for key, name in names.items()}
+        if self.forecast is not None:
+            self.forecast.follow(names, settled)
         self.show()
 
     def say(self, words: str) -> None:
@@ -61,27 +65,29 @@ class Progress:
 
     def words(self) -> str:
         """The state in one line."""
-        spent = time.monotonic() - self.started
+        spent = clock(time.monotonic() - self.started)
         if not self.total:
-            return f"getting ready, {duration(spent)}"
-        line = f"{self.done}/{self.total} cells, {duration(spent)}"
-        made = self.done - self.first
-        left = self.total - self.done
-        if left and made:
-            line += f", about {duration(spent / made * left)} left"
-        elif left and self.estimate:
-            line += f", about {duration(max(0.0, self.estimate - spent))} left"
-        return f"{line}; {self.current}" if self.current and left else line
+            return f"getting ready, {spent}"
+        line = ", ".join(filter(None, [f"{self.done}/{self.total} cells", spent, self.left()]))
+        return f"{line}; {self.names()}" if self.done < self.total and self.running else line
+
+    def left(self) -> str:
+        """How long the rest takes, in words; empty where that is not known, or nothing is left."""
+        if self.forecast is None or self.done >= self.total:
+            return ""
+        seconds = self.forecast.left()
+        return f"about {clock(seconds)} left" if seconds >= 1 else ""
+
+    def names(self) -> str:
+        """The cells that run, and for how long each has."""
+        now = time.monotonic()
+        running = list(self.running.values())  # another thread may be writing
+        return listed([f"{name} ({clock(now - began)})" for name, began in running])
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the screen as it was."""
 
 
@@ -119,23 +125,35 @@ class Bar(Progress):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Rich
+        from rich.text import Text
+
+        class Live(ProgressColumn):
+            """Words that are asked for whenever the line is drawn."""
+
+            def __init__(self, words: Callable[[], str]) -> None:
+                super().__init__()
+                self.words = words
+
+            def render(self, task: Any) -> Text:  # noqa: ARG002
+                """A label is no markup, and never breaks the line."""
+                return Text(self.words(), overflow="ellipsis", no_wrap=True)
 
         self._rich = Rich(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", markup=False),
+            Live(self.left),
+            Live(self.names),
             transient=True,
         )
         self._task: Any = None
 
-    def start(self, total: int, done: int, estimate: float = 0.0) -> None:
+    def start(self, total: int, done: int) -> None:
         """Show the bar."""
-        super().start(total, done, estimate)
-        self._task = self._rich.add_task("", total=total, completed=done, left="")
+        super().start(total, done)
+        self._task = self._rich.add_task("", total=total, completed=done)
 
     def say(self, words: str) -> None:
         """Write a line above the bar."""
@@ -144,10 +162,7 @@ class Bar(Progress):
     def show(self) -> None:
         """Move the bar."""
         if self._task is not None:
-            left = self.words().partition(", about ")[2].partition(";")[0]
-            self._rich.update(
-                self._task, completed=self.done, description=self.current[:48], left=left
-            )
+            self._rich.update(self._task, completed=self.done)
 
     def __enter__(self) -> Self:
         self._rich.start()

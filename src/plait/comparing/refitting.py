@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plait.comparing.card import told
 from plait.comparing.cells import Cell, make, ordered
 from plait.comparing.gathering import chosen
 from plait.comparing.model import Model
@@ -47,6 +48,7 @@ def refit(study: Study, folder: Path, label: str | None = None) -> Predictor:
         "label": label,
         "rows": "all labelled rows",
         **make(plan, strategy, 0).describe(),
+        "study": told(study, label),
     }
     predictor = Predictor(model, plan.dataset.preparation, about)
     predictor.save(folder)

@@ -1,255 +1,194 @@
-"""Computing the cells of a study: one after another, or shared by several processes."""
+"""Computing the cells of a study: one after another here, or shared by several processes."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import threading
+import gc
 import time
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from sqlite3 import Error as IndexFault
+from typing import TYPE_CHECKING, Self
 
-from plait.comparing.cells import Cell
-from plait.comparing.evaluate import latency, mean_loss, measured, predict_split, write_predictions
+from plait.comparing.cells import Cell, Shard
+from plait.comparing.computing import attempt
+from plait.comparing.forecast import Forecast, expected, told
 from plait.comparing.index import rebuild
-from plait.comparing.model import Model, load_model
-from plait.comparing.predictor import write_files
-from plait.comparing.progress import Progress, duration
+from plait.comparing.progress import Progress, progress_for
+from plait.comparing.space import keeping, need
 from plait.comparing.store import Store
-from plait.training.interrupts import Interrupted
-from plait.weights.files import read_json, write_atomic, write_json
+from plait.comparing.words import duration
+from plait.training.interrupts import Terminated, poll
+from plait.weights.files import MANIFEST, read_json
 
 if TYPE_CHECKING:
     from plait.comparing.study import Study
 
-TRIES = 3  # a cell whose process died so often has failed
-PAUSE = 0.2
+PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two looks at what others have done
 
 
-def compute(store: Store, cell: Cell, about: Mapping[str, Any]) -> None:
-    """Compute one cell that this process holds, and seal it; ``about`` goes with the model."""
-    if store.attempts(cell.key) > TRIES:
-        store.fail(cell.key, RuntimeError(f"its process died {TRIES} times (out of memory?)"))
-        return
-    with store.computing(cell) as folder:
-        parts = {
-            name: load_model(store.path(part.key) / "model") for name, part in cell.parts.items()
-        }
-        spent = folder / "spent.json"  # seconds of attempts that were cut off
-        before = read_json(spent) if spent.exists() else 0.0
-        try:
-            with measured() as meter:
-                model = cell.strategy.run(cell.plan, parts, cell.seed, folder / "work")
-        except BaseException:
-            write_json(spent, before + meter.seconds)
-            raise
-        cost = _evaluate(model, cell, folder)
-        cost |= {"seconds": before + meter.seconds, "memory": meter.memory}
-        about = {**about, **cell.describe()}
-        preparation = cell.plan.dataset.preparation
-        write_files(folder / "model", model, preparation, about, store.folder / "frozen")
-        write_atomic(folder / "events.jsonl", _events(folder / "work"))
-        write_json(folder / "cost.json", cost)
-        shutil.rmtree(folder / "work", ignore_errors=True)
-        for name in ("attempts.json", "spent.json"):
-            (folder / name).unlink(missing_ok=True)
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What is to be computed: until when (monotonic), how long a cell may take, which share.
+
+    ``alone``: this process does nothing else, and may be ended where a cell does not stop in time.
+    """
+
+    deadline: float | None = None
+    cell: float | None = None
+    shard: Shard | None = None
+    alone: bool = False
+
+    @classmethod
+    def of(cls, seconds: float | None = None, **more: object) -> Self:
+        """Bounds that end after so many seconds from now."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        return cls(deadline=deadline, **more)  # type: ignore[arg-type]
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until no cell is begun; None without such a time."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
-def _evaluate(model: Model, cell: Cell, folder: Path) -> dict[str, float | None]:
-    dataset = cell.plan.dataset
-    data = model.reading(dataset, cell.plan.folder)
-    found = {
-        "valid": predict_split(model, data, "valid"),
-        "test": predict_split(model, data, "test"),
-    }
-    write_predictions(folder / "predictions.parquet", dataset, found)
-    loss = mean_loss(model.tasks, found["valid"])
-    cost = model.cost()
-    return {
-        "parameters": cost.parameters,
-        "active": cost.active,
-        "latency": latency(model, dataset),
-        "valid_loss": loss if loss - loss == 0 else None,
-    }
+def run_study(
+    study: Study,
+    bounds: Bounds,
+    *,
+    workers: int = 0,
+    on: str | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Compute the missing cells of a study; see :meth:`Study.run`."""
+    if on not in (None, "ray"):
+        raise ValueError(f"cells cannot be computed on {on!r}; the one way there is is 'ray'")
+    if (workers or on) and study.declared is None:
+        raise ValueError("workers load the data themselves: give tables, not a Dataset")
+    progress = progress or progress_for()
+    with Terminated(), progress, keeping(study.folder):
+        ready(study, bounds)
+        total, finished = len(study.wanted(bounds.shard)), done(study, bounds.shard)
+        if finished < total:
+            progress.start(total, finished)
+            _run(study, bounds, workers, on, progress)
+        with suppress(OSError, IndexFault):  # it is only an index
+            rebuild(study.folder)
 
 
-def _events(folder: Path) -> bytes:
-    """All that the trainings of a cell logged, whole lines only."""
-    paths = sorted(folder.rglob("events.jsonl"))
-    lines = [line for path in paths for line in path.read_bytes().splitlines(keepends=True)]
-    return b"".join(line for line in lines if line.endswith(b"\n"))
+def ready(study: Study, bounds: Bounds) -> None:
+    """Bring the folder into order: strays and damaged cells go, failures get another try."""
+    store = study.store
+    store.tidy()
+    wanted = study.wanted(bounds.shard)
+    store.forget_failures(cell.key for cell in wanted)
+    for cell in wanted:
+        store.sound(cell.key)
+    missing = sum(not store.finished(cell.key) for cell in wanted)
+    if missing:
+        need(study.folder, missing * _size(store))
 
 
-def step(study: Study, deadline: float | None, progress: Progress) -> bool | None:
+def _run(study: Study, bounds: Bounds, workers: int, on: str | None, progress: Progress) -> None:
+    if on == "ray":
+        from plait.comparing.on_ray import Cluster
+
+        Cluster(study, bounds, workers).run(progress)
+    elif workers:
+        from plait.comparing.workers import Workers
+
+        Workers(study, workers, bounds).run(progress)
+    else:
+        progress.forecast = Forecast(expected(study, bounds.shard))
+        left = progress.total - progress.done
+        progress.say(opening(study, left, bounds, progress.forecast.left()))
+        work(study, bounds, progress)
+
+
+def work(study: Study, bounds: Bounds, progress: Progress) -> None:
+    """Compute cells until none is left that this process could do."""
+    pause = PAUSE
+    while (found := step(study, bounds, progress)) is not None:
+        poll()
+        if found:
+            pause = PAUSE
+        else:
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE, 1.5 * pause)
+
+
+def step(study: Study, bounds: Bounds, progress: Progress) -> bool | None:
     """Compute one cell that is due. True: done; False: others must finish first; None: all over."""
-    store, waiting = study.store, False
-    about = {"title": study.title, "id": study.id}
-    for cell in study.wanted():
-        if store.finished(cell.key) or store.failure(cell.key) is not None:
-            continue
-        failed = [name for name, part in cell.parts.items() if store.failure(part.key) is not None]
-        if failed:
-            store.fail(cell.key, RuntimeError(f"it needs {' and '.join(failed)}, which failed"))
-            return True
+    waiting = False
+    for cell in due(study, bounds.shard):
         waiting = True
-        if not all(store.finished(part.key) for part in cell.parts.values()):
-            continue
-        if deadline is not None and time.monotonic() > deadline:
+        if bounds.left == 0:
             return None
-        with store.claim(cell.key) as mine:
-            if not mine or store.finished(cell.key):
-                continue
-            progress.begin(study.label_of(cell.key))
-            try:
-                compute(store, cell, about)
-            except Exception as error:  # a failure is a row of the results, whatever it is
-                progress.say(f"{study.label_of(cell.key)} failed: {_short(error)}")
-                _free_memory()
-            progress.end(done(study))
+        if not all(study.store.finished(part.key) for part in cell.parts.values()):
+            continue
+        if compute_one(study, cell, bounds, progress):
             return True
     return False if waiting else None
 
 
-def work(study: Study, deadline: float | None, progress: Progress) -> None:
-    """Compute cells until none is left that this process could do."""
-    while (found := step(study, deadline, progress)) is not None:
-        if not found:
-            time.sleep(PAUSE)
-
-
-def done(study: Study) -> int:
-    """How many of the wanted cells need no further work."""
+def due(study: Study, shard: Shard | None) -> Iterable[Cell]:
+    """The cells that are not settled; those that need a failed one are recorded as failed."""
     store = study.store
-    cells = study.wanted()
-    return sum(store.finished(c.key) or store.failure(c.key) is not None for c in cells)
+    for cell in study.wanted(shard):
+        if store.settled(cell.key):
+            continue
+        failed = [name for name, part in cell.parts.items() if store.failure(part.key) is not None]
+        if failed:
+            store.fail(cell.key, f"it needs {' and '.join(failed)}, which failed")
+            continue
+        yield cell
 
 
-def run_study(
-    study: Study, *, workers: int = 1, limit: float | None = None, progress: Progress | None = None
-) -> None:
-    """Compute the missing cells of a study; see :meth:`Study.run`."""
-    from plait.comparing.progress import progress_for
-
-    if workers > 1 and study.declared is None:
-        raise ValueError("workers load the data themselves: give tables, not a Dataset")
-    deadline = None if limit is None else time.monotonic() + limit
-    study.store.forget_failures()
-    for cell in study.wanted():
-        study.store.sound(cell.key)
-    progress = progress or progress_for()
-    with terminating(), progress:
-        total, finished = len(study.wanted()), done(study)
-        if finished < total:
-            expected = estimate(study) / workers
-            progress.start(total, finished, expected)
-            progress.say(opening(study, total - finished, expected, limit))
-            if workers > 1:
-                Workers(study, workers, deadline).run(progress)
-            else:
-                work(study, deadline, progress)
-    rebuild(study.folder)
+def compute_one(study: Study, cell: Cell, bounds: Bounds, progress: Progress) -> bool:
+    """Compute a cell whose parts are there; False where another process has it."""
+    store, label = study.store, study.label_of(cell.key)
+    lease = store.leases.claim(cell.key, label)
+    if lease is None:
+        return False
+    if store.settled(cell.key):  # since it was looked at
+        lease.end("interrupted")
+        if store.finished(cell.key):
+            store.leases.clear(cell.key)
+        return True
+    progress.begin(label, cell.key)
+    about = {"title": study.title, "id": study.id}
+    wrong = attempt(store, cell, lease, about, limit=bounds.cell, alone=bounds.alone)
+    if wrong:
+        progress.say(f"{label} {wrong}")
+        _free_memory()
+    progress.end(done(study, bounds.shard), cell.key)
+    return True
 
 
-def opening(study: Study, cells: int, expected: float, limit: float | None) -> str:
+def done(study: Study, shard: Shard | None = None) -> int:
+    """How many of the wanted cells need no further work."""
+    return sum(study.store.settled(cell.key) for cell in study.wanted(shard))
+
+
+def opening(study: Study, cells: int, bounds: Bounds, seconds: float = 0.0) -> str:
     """What is said before anything is computed."""
     words = f"{cells} cells to compute in {study.folder}"
-    words += f", at most about {duration(expected)}" if expected >= 1 else ""
-    if limit is not None:
-        words += f"; no cell is started after {duration(limit)}"
+    words += f" (shard {bounds.shard})" if bounds.shard else ""
+    words += f", {told(seconds)}" if seconds >= 1 else ""
+    if bounds.left is not None:
+        words += f"; no cell is started after {duration(bounds.left)}"
     return words
 
 
-def estimate(study: Study) -> float:
-    """About how many seconds the missing cells take, from a few timed steps of each kind."""
-    total, known = 0.0, dict[tuple[str, str], float]()
-    for cell in study.wanted():
-        if study.store.finished(cell.key):
-            continue
-        told = (str(cell.describe()["strategy"]), str(cell.plan.settings()))
-        if told not in known:
-            try:
-                known[told] = cell.strategy.seconds(cell.plan)
-            except Exception:  # the cell itself will fail, and say why
-                known[told] = 0.0
-        total += known[told]
-    return total
-
-
-class Workers:
-    """Processes that share the cells of a study; those that die are replaced."""
-
-    def __init__(self, study: Study, count: int, deadline: float | None) -> None:
-        self.study = study
-        self.deadline = deadline
-        self.count = count
-        self.left = 2 * count + len(study.wanted())  # processes that may be started in all
-        self.running: list[subprocess.Popen[bytes]] = []
-
-    def run(self, progress: Progress) -> None:
-        """Wait until all cells are done, starting processes as they are needed."""
-        try:
-            for _ in range(self.count):
-                self._start()
-            while self.running:
-                time.sleep(PAUSE)
-                progress.end(done(self.study))
-                for process in [p for p in self.running if p.poll() is not None]:
-                    self.running.remove(process)
-                    if process.returncode == 1:  # an error of Python, which would come again
-                        raise RuntimeError("a worker could not work; its message is above")
-                    if process.returncode != 0 and self.left > 0:
-                        progress.say(f"a worker died (exit code {process.returncode})")
-                        self._start()
-        finally:
-            for process in self.running:
-                process.terminate()
-            for process in self.running:
-                process.wait()
-
-    def _start(self) -> None:
-        self.left -= 1
-        cores = os.cpu_count() or 1
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // self.count))
-        command = [sys.executable, "-m", "plait.comparing.worker", str(self.study.folder)]
-        if self.deadline is not None:
-            command += ["--time", f"{max(0.0, self.deadline - time.monotonic()):.1f}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        self.running.append(subprocess.Popen(command, env=environment))  # noqa: S603
-
-
-@contextmanager
-def terminating() -> Iterator[None]:
-    """SIGTERM leaves with exit code 143: cells are whole or absent, so nothing is to be saved."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise Interrupted
-
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _short(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+def _size(store: Store) -> float:
+    """The mean size in bytes of the cells that are finished."""
+    sizes = []
+    for key in store.keys():  # noqa: SIM118 - not a dict
+        files = read_json(store.path(key) / MANIFEST)["files"]
+        sizes.append(sum(entry["bytes"] for entry in files.values()))
+    return sum(sizes) / len(sizes) if sizes else 0.0
 
 
 def _free_memory() -> None:
-    import gc
-
     import torch
 
     gc.collect()

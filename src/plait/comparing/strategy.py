@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,32 +46,51 @@ class Strategy(Method):
         """About how long :meth:`run` takes, from a few timed steps; 0 where it hardly counts."""
         return 0.0
 
+    def passes(self, plan: Plan) -> int:
+        """How many of the plan's passes its training may take."""
+        return plan.training.passes
+
     def settled(self, found: Mapping[str, Any]) -> Strategy:  # noqa: ARG002
         """The strategy with what it chose on validation (the model's ``evidence``) given."""
         return self
 
 
-def common_start(plan: Plan, start: str, *, freeze: bool | None = None) -> Strategy:
-    """The cell that several networks begin from: a warm-up, or the pretrained encoder as it is.
+@dataclass(frozen=True, kw_only=True)
+class Started(Strategy):
+    """A strategy whose networks go on from one common start, which is a cell of its own.
 
-    ``auto`` is the pretrained encoder where nothing above it needs training first, else a warm-up.
+    ``start`` is ``warm_up``, ``pretrained`` (the encoder as it is), or ``auto``: ``pretrained``
+    where nothing above the encoder needs training first. The passes of the start count.
     """
-    if start == "auto":
-        bare = plan.pretrained and _depth(plan.encoder.get("trunk")) == 0
-        start = "pretrained" if bare else "warm_up"
-    settings: dict[str, Any] = {} if freeze is None else {"freeze": freeze}
-    if start == "pretrained":
-        settings["share"] = 0.0
-    found: Strategy = resolve("strategy", {"warm_up": settings})
-    return found
 
+    start: str = "auto"
 
-def check_start(plan: Plan, start: str, name: str) -> None:
-    """Raise ``ValueError`` for a start that does not exist, or that this plan does not have."""
-    if start not in STARTS:
-        raise ValueError(f"{name}: no start {start!r}{did_you_mean(start, STARTS)}")
-    if start == "pretrained" and not plan.pretrained:
-        raise ValueError(f"{name}: start: pretrained needs a pretrained encoder; use warm_up")
+    def requires(self, plan: Plan) -> Mapping[str, Strategy]:
+        """The common start."""
+        return {"start": self._start(plan)}
+
+    def check(self, plan: Plan) -> None:
+        """The start must exist."""
+        if self.start not in STARTS:
+            nearest = did_you_mean(self.start, STARTS)
+            raise ValueError(f"{self.card.name}: no start {self.start!r}{nearest}")
+        if self.start == "pretrained" and not plan.pretrained:
+            raise ValueError(
+                f"{self.card.name}: start: pretrained needs a pretrained encoder; use warm_up"
+            )
+
+    def passes(self, plan: Plan) -> int:
+        """The passes that the start leaves, at least one."""
+        return max(1, plan.training.passes - self._start(plan).passes(plan))
+
+    def _start(self, plan: Plan) -> Strategy:
+        start = self.start
+        if start == "auto":
+            bare = plan.pretrained and _depth(plan.encoder.get("trunk")) == 0
+            start = "pretrained" if bare else "warm_up"
+        settings = {"share": 0.0} if start == "pretrained" else {}
+        found: Strategy = resolve("strategy", {"warm_up": settings})
+        return found
 
 
 def _depth(trunk: Any) -> int | None:

@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from plait.comparing.cells import Cell, make, ordered
+import plait
+from plait.comparing.cells import Cell, Shard, make, ordered
 from plait.comparing.declared import Declared, relative
+from plait.comparing.formats import FORMAT, read, refuse_another
 from plait.comparing.plan import Plan
 from plait.comparing.store import Store
 from plait.comparing.strategy import Strategy
@@ -18,7 +20,7 @@ from plait.comparing.tune import Tune
 from plait.method import did_you_mean, resolve, spell
 from plait.task import Task, TaskSet
 from plait.training.settings import Training
-from plait.weights.files import DamagedError, read_json
+from plait.weights.files import write_atomic
 
 if TYPE_CHECKING:
     from plait.comparing.leaderboard import Leaderboard
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from plait.comparing.results import Failure, Results
     from plait.data import Dataset
 
-FORMAT = 1
 REFERENCE = "separate"
 
 
@@ -136,18 +137,33 @@ class Study:
             if (number := chosen[place.label]) is not None
         }
 
-    def wanted(self) -> list[Cell]:
-        """Every cell that is to be computed as far as is known, parts first, trials before all."""
-        trials = [cell for label in self.strategies for cell in self.trials(label)]
-        first = trials if self.tune.trials > 1 else []
-        return ordered([*first, *self.cells().values()])
+    def wanted(self, shard: Shard | None = None) -> list[Cell]:
+        """Every cell that is to be computed as far as is known, parts first, trials before all.
+
+        Of a shard, with all that its cells need: other shards may never run beside it.
+        """
+        trials = {label: self.trials(label) for label in self.strategies}
+        places = self.cells()
+        if shard is not None:
+            mine = self._share(shard)
+            trials = {label: trials[label] for label in {place.label for place in mine}}
+            places = {place: cell for place, cell in places.items() if place in mine}
+        first = [c for mine in trials.values() for c in mine] if self.tune.trials > 1 else []
+        return ordered([*first, *places.values()])
+
+    def _share(self, shard: Shard) -> set[Place]:
+        """The places of a shard: dealt out in turn, those that share a cell together."""
+        keys = {place: self._cell(place, 0).key for place in self.places()}
+        order = {key: number for number, key in enumerate(dict.fromkeys(keys.values()))}
+        return {place for place, key in keys.items() if shard.has(order[key])}
 
     def label_of(self, key: str) -> str:
-        """The label a cell is computed for, for messages."""
+        """The label a cell is computed for, for messages; of a part also what it is."""
         for place, cell in self.cells().items():
-            if cell.key == key:
-                seed = f" seed {place.init}" if self.seeds["init"] > 1 else ""
-                return f"{place.label}{seed}"
+            for one in (cell, *cell.ancestors()):
+                if one.key == key:
+                    label = place.label + (f" seed {place.init}" if self.seeds["init"] > 1 else "")
+                    return label if one is cell else f"{one.strategy.card.name} for {label}"
         return next((cell.strategy.card.name for cell in self.wanted() if cell.key == key), key)
 
     def _cell(self, place: Place, number: int) -> Cell:
@@ -175,35 +191,51 @@ class Study:
     # -- running --------------------------------------------------------------------------------
 
     def run(
-        self, *, workers: int = 1, time: float | None = None, progress: Progress | None = None
+        self,
+        *,
+        workers: int = 0,
+        time: float | None = None,
+        cell_time: float | None = None,
+        shard: str | None = None,
+        on: str | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """Compute what is missing; failures are kept as rows, and shown by :meth:`failures`.
 
-        ``workers`` processes share the cells. After ``time`` seconds no further cell is started.
+        ``workers`` processes share the cells; 0: this process computes them itself, and a lack of
+        memory that ends it ends all. After ``time`` seconds no further cell is started; a cell that
+        takes longer than ``cell_time`` has failed. ``shard``, such as ``3/50``, is the share that
+        this call computes, ``on="ray"`` spreads the cells over a Ray cluster. Any number of
+        processes and machines may run one folder. Raises ``ValueError`` where it holds a run of
+        another study, and ``OSError`` where it cannot be written.
         """
-        from plait.comparing.running import run_study
+        from plait.comparing.running import Bounds, run_study
 
+        bounds = Bounds.of(time, cell=cell_time, shard=None if shard is None else Shard.read(shard))
         self.check()
         self.write()
-        run_study(self, workers=workers, limit=time, progress=progress)
+        run_study(self, bounds, workers=workers, on=on, progress=progress)
         return self
 
     def estimate(self) -> float:
         """About how many seconds the missing cells take in turn, from a few timed steps."""
-        from plait.comparing.running import estimate
+        from plait.comparing.forecast import expected
 
-        return estimate(self)
+        return sum(expected(self).values())
 
     def write(self) -> None:
-        """Write the study's own files into its folder."""
+        """Write the study's own files into its folder; the errors are those of :meth:`run`."""
         from plait.comparing.environment import lock
+        from plait.comparing.space import keeping, writable
 
-        self.store.write("study.json", self.to_json())
-        self.store.write("plait.lock.json", lock(self))
-        if self.about.get("recipe"):
-            from plait.weights.files import write_atomic
-
-            write_atomic(self.folder / "study.yaml", self.about["recipe"].encode())
+        told = self.to_json()
+        refuse_another(self.folder, told)
+        writable(self.folder)
+        with keeping(self.folder):
+            self.store.write("study.json", told)
+            self.store.write("plait.lock.json", lock(self))
+            if self.about.get("recipe"):
+                write_atomic(self.folder / "study.yaml", self.about["recipe"].encode())
 
     # -- what was found -------------------------------------------------------------------------
 
@@ -269,6 +301,7 @@ class Study:
         """The study as plain data, from which :meth:`open` makes it again."""
         return {
             "format": FORMAT,
+            "plait": plait.__version__,
             "title": self.title,
             "strategies": {label: spell(one) for label, one in self.strategies.items()},
             "given": list(self.given),
@@ -286,14 +319,10 @@ class Study:
     def open(cls, folder: str | Path) -> Self:
         """The study kept in a folder. The data are loaded only if something must be computed.
 
-        Raises :class:`DamagedError` where the folder holds no study.
+        Raises :class:`DamagedError` where the folder holds no study, or one of a newer version.
         """
         folder = Path(folder)
-        if not (folder / "study.json").is_file():
-            raise DamagedError(f"{folder} holds no run: there is no study.json")
-        data = read_json(folder / "study.json")
-        if data.get("format") != FORMAT:
-            raise DamagedError(f"{folder / 'study.json'}: made by another version of plait")
+        data = read(folder)
         declared = data["declared"] and Declared.from_json(data["declared"], folder)
         plans = [
             Plan(

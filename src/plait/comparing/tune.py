@@ -1,8 +1,9 @@
 """Tuning: the same number of trials for every strategy, chosen on validation, counted as cost.
 
-``over`` names what is tried: a training setting (``rate``), or a setting of one strategy by its
-label and path (``experts.sharing.experts``). Its values are a list, or ``{low: …, high: …}``, drawn
-evenly on a logarithmic scale. The first trial is always the study as it stands.
+``over`` names what is tried: a training setting (``learning_rate``), or a setting of one strategy
+by its label and path (``experts.sharing.experts``). Its values are a list, or
+``{low: …, high: …}``, drawn evenly on a logarithmic scale. The first trial is always the study as
+it stands.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Tune:
     """``trials`` for each strategy over the named settings."""
 
     trials: int = 1
-    over: Mapping[str, Any] = field(default_factory=lambda: {"rate": RATES})
+    over: Mapping[str, Any] = field(default_factory=lambda: {"learning_rate": RATES})
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | Tune | None) -> Tune:
@@ -112,11 +113,12 @@ def changed(method: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def _check_space(name: str, space: Any) -> None:
-    if isinstance(space, Mapping):
-        if set(space) == {"low", "high"} and 0 < space["low"] < space["high"]:
+    match space:
+        case {"low": int() | float() as low, "high": int() | float() as high, **rest}:
+            if not rest and 0 < low < high:
+                return
+        case list() | tuple() if space:
             return
-    elif isinstance(space, Sequence) and not isinstance(space, str) and space:
-        return
     raise ValueError(
         f"tune: the values of {name!r} are a list, or {{low: …, high: …}} with 0 < low < high"
     )

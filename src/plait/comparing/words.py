@@ -79,10 +79,19 @@ def duration(seconds: float | None) -> str:
         return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if not hours:
-        return f"{minutes} min"
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return _minutes(round(seconds / 60))
+
+
+def clock(seconds: float) -> str:
+    """A time as it passes, to the second: ``0 s``, ``7 s``, ``1 min 40 s``, ``1 h 23 min``.
+
+    >>> clock(7.4), clock(100), clock(5000)
+    ('7 s', '1 min 40 s', '1 h 23 min')
+    """
+    minutes, whole = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{whole} s"
+    return f"{minutes} min {whole} s" if whole and minutes < 60 else _minutes(minutes)
 
 
 def size(ratio: float) -> str:
@@ -99,6 +108,13 @@ def size(ratio: float) -> str:
         if abs(ratio * below - 1) <= 0.08:
             return f"{words} of the size"
     return f"{100 * ratio:.2g} % of the size"
+
+
+def _minutes(count: int) -> str:
+    hours, minutes = divmod(count, 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:

@@ -18,8 +18,9 @@ _CODE = re.compile(r"(^|[^a-z])(code|id|type|category|class|zip|zipcode|postcode
 MOST_CATEGORIES = 1_000
 TEXT_HINT = {
     "number": ("numeric", "categorical", "ignored"),
-    "string": ("categorical", "text", "image", "numeric", "ignored"),
-    "array": ("vector", "image", "ignored"),
+    "string": ("categorical", "text", "image", "numeric", "vector", "list", "ignored"),
+    "array": ("vector", "image", "list", "ignored"),
+    "items": ("list", "vector", "ignored"),
     "file": ("image", "ignored"),
 }
 
@@ -117,6 +118,8 @@ def check_types(table: Table, spec: TableSpec, roles: Collection[str]) -> None:
 
 def counted(family: str, name: str, declared: str | None) -> bool:
     """Whether the values of a column must be counted to know its type."""
+    if declared == "list" or family == "items":
+        return True
     return family == "number" and (
         declared == "categorical" or bool(_CODE.search(name) or _ID.search(name.lower()))
     )
@@ -135,6 +138,8 @@ def infer(profile: Profile, name: str) -> tuple[str, str]:
             return _string(profile, name)
         case "file":
             return "image", "images as bytes"
+        case "items":
+            return "list", f"lists of {profile.distinct} different items"
     if len(profile.shape) == 1:
         return "vector", f"arrays of {profile.shape[0]}"
     return "image", "arrays of " + " × ".join(map(str, profile.shape))

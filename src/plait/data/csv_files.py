@@ -1,62 +1,126 @@
 """CSV files, checked before they are believed: every fault is one error with file and line.
 
-Ids such as ``007`` stay text; a column is numbers when all of its values are. Reading streams.
+Ids such as ``007`` stay text; a column is numbers when all of its values are. Files are read block
+by block, so that memory grows neither with the rows nor with the threads; while one block is
+parsed, the next is read and checked.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from plait.data.csv_types import ColumnTypes, parsed
 from plait.data.errors import DataError
 from plait.data.stores import Array
 
-MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]
-BLOCK = 1 << 24
-NUMBERS = 0.95  # a column with this share of numbers is numbers; what is left over is a fault
+BLOCK = 1 << 21
+GUESS = 1 << 16  # bytes whose values are looked at for a first guess of the types
+_PACKED = {
+    b"\x1f\x8b": "packed with gzip; unpack it",
+    b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save it as CSV",
+    b"PAR1": "Parquet; name it .parquet",
+    b"\x28\xb5\x2f\xfd": "packed with zstd; unpack it",
+    b"\xff\xfe": "encoded as UTF-16; save it as UTF-8",
+    b"\xfe\xff": "encoded as UTF-16; save it as UTF-8",
+}
 
 
-def scan_csv(files: Sequence[Path], text: Sequence[str] = ()) -> tuple[pl.LazyFrame, list[int]]:
-    """A lazy frame of typed columns and the rows of each file.
+@dataclass(frozen=True, kw_only=True)
+class CsvRows:
+    """The rows of one or more files with the same columns.
 
-    ``text`` columns are left as they are. Raises :class:`DataError`: ragged rows, duplicate
-    headers, bytes that are not UTF-8, NUL bytes, single words in a column of numbers.
+    ``types`` are those of all columns, ``counts`` the rows of each file, ``blanks`` the words that
+    mean "missing" in some columns.
+    """
+
+    files: Sequence[Path]
+    separator: str
+    types: Mapping[str, pl.DataType]
+    counts: Sequence[int]
+    blanks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def batches(self, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Some columns of all rows, in order, a block at a time."""
+        yield from _ahead(self._batches(names))
+
+    def _batches(self, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+        for file, count in zip(self.files, self.counts, strict=True):
+            left = count
+            for block in _blocks(file):
+                found = parsed(block, self.types, self.separator, self.blanks, names)
+                found = found.head(left)  # an empty line at the end is no row
+                left -= len(found)
+                if len(found):
+                    yield found
+
+
+def scan_csv(
+    files: Sequence[Path],
+    text: Sequence[str] = (),
+    blanks: Callable[[str], Sequence[str]] = lambda _: (),
+) -> CsvRows:
+    """The checked rows of files with the same header.
+
+    ``text`` columns are left as they are; ``blanks`` gives the words that mean "missing" in a
+    column, beside the usual ones. Raises :class:`DataError`: ragged rows, duplicate headers, bytes
+    that are not UTF-8, NUL bytes, single words in a column of numbers.
     """
     heads = [_header(file) for file in files]
     for file, (names, separator) in zip(files, heads, strict=True):
         if (names, separator) != heads[0]:
             raise DataError(
-                f"{file.name}, line 1: its columns differ from those of {files[0].name}"
+                f"{file.name}, line 1: its columns differ from those of {files[0].name}; give the "
+                "files one header, or declare them as tables of their own"
             )
     names, separator = heads[0]
-    counts = [_check(file, len(names), separator) for file in files]
-    # The row count matters: an empty line at the end is no row, but polars would make it one.
-    frame = pl.concat(
-        pl.scan_csv(
-            file, separator=separator, infer_schema=False, null_values=MISSING, glob=False,
-            n_rows=count,
-        )
-        for file, count in zip(files, counts, strict=True)
-    )  # fmt: skip
-    try:
-        numbers = _types(frame, [name for name in names if name not in text], files, counts)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{files[0].name}: cannot be read as CSV: {error}") from error
-    return frame.with_columns(pl.col(name).cast(dtype) for name, dtype in numbers.items()), counts
+    words = {name: found for name in names if (found := tuple(blanks(name)))}
+    seen = ColumnTypes(names, text, words, separator)
+    counts = []
+    for file in files:
+        records, line = 0, 1
+        for block, found in _ahead(_checked(file, len(names), separator)):
+            if found.records:
+                try:
+                    head = block[: _complete(block[:GUESS]) or len(block)]
+                    zeros = [names[at] for at in found.zeros]
+                    seen.see(block, head, found.records, zeros, f"{file.name}, row ", records)
+                except pl.exceptions.PolarsError as error:
+                    said = str(error).split("\n", 1)[0]
+                    raise DataError(
+                        f"{file.name}, after line {line}: cannot be read as CSV: {said}"
+                    ) from error
+            records, line = records + found.records, line + found.lines
+        counts.append(records)
+    return CsvRows(
+        files=files, separator=separator, types=seen.decide(), counts=counts, blanks=words
+    )
+
+
+def _ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each made while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def _header(file: Path) -> tuple[list[str], str]:
     with file.open("rb") as stream:
         first = stream.read(1 << 20)
-    if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{file.name}: encoded as UTF-16; save it as UTF-8")
+    for start, reason in _PACKED.items():
+        if first.startswith(start):
+            raise DataError(f"{file.name}: not CSV but {reason}")
     if not first.strip():
-        raise DataError(f"{file.name}: empty")
+        raise DataError(f"{file.name}: empty; it needs a header and rows")
     line = first.split(b"\n", 1)[0]
     try:
         decoded = line.decode("utf-8-sig").rstrip("\r")
@@ -64,6 +128,8 @@ def _header(file: Path) -> tuple[list[str], str]:
         raise DataError(
             f"{file.name}, line 1: not UTF-8 ({error.reason}); save it as UTF-8"
         ) from None
+    if "\0" in decoded:
+        raise DataError(f"{file.name}, line 1: a NUL byte; save the table as CSV in UTF-8")
     separator = max(",;\t|", key=decoded.count) if file.suffix.lower() != ".tsv" else "\t"
     try:
         rows = list(csv.reader([decoded], delimiter=separator, strict=True))
@@ -71,34 +137,38 @@ def _header(file: Path) -> tuple[list[str], str]:
         raise DataError(f"{file.name}, line 1: no header: {error}") from None
     names = rows[0] if rows else []
     if not names:
-        raise DataError(f"{file.name}, line 1: no header")
+        raise DataError(f"{file.name}, line 1: no header; the first line names the columns")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{file.name}, line 1: column {twice[0]!r} appears twice; rename one")
     if "" in names:
-        raise DataError(f"{file.name}, line 1: column {names.index('') + 1} has no name")
+        raise DataError(
+            f"{file.name}, line 1: column {names.index('') + 1} has no name; give it one"
+        )
     return names, separator
 
 
-def _check(file: Path, columns: int, separator: str) -> int:
-    """Count the records of a file; the first that is not well formed is an error."""
-    line = records = 0
-    carry = b""
+def _blocks(file: Path) -> Iterator[bytes]:
+    """The file behind its header in blocks of whole records."""
     with file.open("rb") as stream:
+        carry = b""
+        header = True
         while True:
-            block = stream.read(BLOCK)
-            data = carry + block if block else _ended(carry)
+            read = stream.read(BLOCK)
+            data = carry + read if read else _ended(carry)
             if not data:
-                break
-            cut = _complete(data) if block else len(data)
-            if block and cut == 0:
+                return
+            cut = _complete(data) if read else len(data)
+            if read and cut == 0:
                 carry = data  # one record longer than a block
                 continue
-            done, lines = _records(file, data[:cut], line, columns, separator)
-            records, line, carry = records + done, line + lines, data[cut:]
-            if not block:
-                break
-    return records - 1
+            done, carry = data[:cut], data[cut:]
+            if header:
+                done, header = done[done.index(b"\n") + 1 :], False
+            if done:
+                yield done
+            if not read:
+                return
 
 
 def _ended(data: bytes) -> bytes:
@@ -109,102 +179,96 @@ def _complete(data: bytes) -> int:
     """Where the last complete record ends: after the last line break outside quotes."""
     if b'"' not in data:
         return data.rfind(b"\n") + 1
-    outside, breaks = _outside(np.frombuffer(data, np.uint8), 10)
-    found = np.flatnonzero(breaks & outside)
+    codes = np.frombuffer(data, np.uint8)
+    found = np.flatnonzero((codes == 10) & _outside(codes))
     return int(found[-1]) + 1 if len(found) else 0
 
 
-def _outside(codes: Array, code: int) -> tuple[Array, Array]:
-    quotes = np.cumsum(codes == 34, dtype=np.uint32) & 1
-    return quotes == 0, codes == code
+def _outside(codes: Array) -> Array:
+    outside: Array = np.cumsum(codes == 34, dtype=np.uint32) & 1 == 0
+    return outside
 
 
-def _records(file: Path, data: bytes, line: int, columns: int, separator: str) -> tuple[int, int]:
-    """Check whole records; how many there are, and on how many lines."""
+@dataclass(frozen=True)
+class _Shape:
+    """What the bytes of a block show: its records and lines, and columns with zeros in front."""
+
+    records: int
+    lines: int
+    zeros: frozenset[int]
+
+
+def _checked(file: Path, columns: int, separator: str) -> Iterator[tuple[bytes, _Shape]]:
+    """Blocks and their shape; the first record that is not well formed is an error."""
+    line = 1
+    for block in _blocks(file):
+        found = _shape(file, block, line, columns, separator)
+        line += found.lines
+        yield block, found
+
+
+def _shape(file: Path, data: bytes, line: int, columns: int, separator: str) -> _Shape:
     codes = np.frombuffer(data, np.uint8)
-    breaks = codes == 10
-    lines = np.flatnonzero(breaks)
-    _bytes(file, data, lines, line)
-    fields = codes == ord(separator)
+    _bytes(file, data, codes, line)
+    marks = (codes == 10) | (codes == ord(separator))
+    lines = data.count(b"\n")
     if b'"' in data:
-        outside = _outside(codes, 10)[0]
+        outside = _outside(codes)
         if not outside[-1]:
-            raise DataError(f"{file.name}, line {line + 1} or later: a quote is never closed")
-        breaks, fields = breaks & outside, fields & outside
-    ends = np.flatnonzero(breaks)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    width = np.diff(np.concatenate([[0], np.cumsum(fields)[ends]])) + 1
-    empty = (ends - starts == 0) | ((ends - starts == 1) & (codes[starts] == 13))
+            raise DataError(
+                f"{file.name}, line {line + 1} or later: a quote is never closed; close it, or "
+                'write " inside a value as ""'
+            )
+        marks &= outside
+    places = np.flatnonzero(marks)
+    ends = codes[places] == 10
+    count = int(ends.sum())
+    regular = columns > 1 and len(places) == count * columns and ends[columns - 1 :: columns].all()
+    if not regular:
+        count = _ragged(file, codes, places, np.flatnonzero(ends), line, columns)
+    zeros = _zeros(codes, places, columns, quoted=b'"' in data)
+    return _Shape(count, lines, zeros)
+
+
+def _ragged(file: Path, codes: Array, places: Array, ends: Array, line: int, columns: int) -> int:
+    """The number of records; an error for the first that has too many or too few fields."""
+    stops = places[ends]
+    starts = np.concatenate([[0], stops[:-1] + 1])
+    width = np.diff(np.concatenate([[-1], ends]))
+    empty = (stops - starts == 0) | ((stops - starts == 1) & (codes[starts] == 13))
     wrong = np.flatnonzero((width != columns) | (empty & (columns > 1)))
-    if len(wrong):
-        at = int(wrong[0])
-        where = line + 1 + int(np.searchsorted(lines, starts[at]))
-        if empty[at:].all() and columns > 1 and at == len(ends) - 1:
-            return len(ends) - 1, len(lines)  # one empty line at the end
-        raise DataError(
-            f"{file.name}, line {where}: {0 if empty[at] else width[at]} fields where the header "
-            f"has {columns}; add or quote what is missing"
-        )
-    return len(ends), len(lines)
+    if not len(wrong):
+        return len(stops)
+    at = int(wrong[0])
+    if empty[at] and columns > 1 and at == len(stops) - 1:
+        return at  # one empty line at the end
+    where = line + 1 + int((codes[: starts[at]] == 10).sum())
+    raise DataError(
+        f"{file.name}, line {where}: {0 if empty[at] else width[at]} fields where the header "
+        f"has {columns}; add or quote what is missing"
+    )
 
 
-def _bytes(file: Path, data: bytes, lines: Array, line: int) -> None:
+def _zeros(codes: Array, places: Array, columns: int, *, quoted: bool) -> frozenset[int]:
+    """The columns with a value such as 007."""
+    starts = np.concatenate([[0], places[:-1] + 1])
+    if quoted:
+        starts += codes[starts] == 34
+    odd = np.flatnonzero(codes[starts] == 48)
+    after = codes[np.minimum(starts[odd] + 1, len(codes) - 1)]
+    found = odd[(after >= 48) & (after <= 57)]
+    return frozenset(np.unique(found % columns).tolist())
+
+
+def _bytes(file: Path, data: bytes, codes: Array, line: int) -> None:
     bad = data.find(b"\0")
-    reason = "a NUL byte"
-    if bad < 0:
+    reason = "a NUL byte; remove it"
+    if bad < 0 and not data.isascii():
         try:
             data.decode()
         except UnicodeDecodeError as error:
-            bad, reason = error.start, "bytes that are not UTF-8; save it as UTF-8"
+            bad = error.start
+            reason = f"byte 0x{data[bad]:02x} is not UTF-8; save the file as UTF-8"
     if bad >= 0:
-        where = line + 1 + int(np.searchsorted(lines, bad))
+        where = line + 1 + int((codes[:bad] == 10).sum())
         raise DataError(f"{file.name}, line {where}: {reason}")
-
-
-def _types(
-    frame: pl.LazyFrame, names: Sequence[str], files: Sequence[Path], counts: Sequence[int]
-) -> dict[str, Any]:
-    """The columns that are numbers, as integers or floats."""
-    if not names:
-        return {}
-    asked = []
-    for place, name in enumerate(names):
-        value = pl.col(name)
-        asked += [
-            value.count().alias(f"count{place}"),
-            value.cast(pl.Float64, strict=False).count().alias(f"float{place}"),
-            value.cast(pl.Int64, strict=False).count().alias(f"int{place}"),
-            value.str.contains(r"^[+-]?0\d").any().alias(f"zero{place}"),
-        ]
-    found = frame.select(asked).collect(engine="streaming").row(0, named=True)
-    types: dict[str, Any] = {}
-    for place, name in enumerate(names):
-        total, floats = found[f"count{place}"], found[f"float{place}"]
-        if not total or found[f"zero{place}"]:
-            continue
-        if floats == total:
-            whole = found[f"int{place}"] == total
-            types[name] = pl.Int64 if whole else pl.Float64
-        elif floats >= NUMBERS * total:
-            raise DataError(_stray(frame, name, files, counts))
-    return types
-
-
-def _stray(frame: pl.LazyFrame, name: str, files: Sequence[Path], counts: Sequence[int]) -> str:
-    number = pl.col(name).cast(pl.Float64, strict=False)
-    row, value = (
-        frame.with_row_index("__row")
-        .filter(number.is_null() & pl.col(name).is_not_null())
-        .select("__row", name)
-        .head(1)
-        .collect()
-        .row(0)
-    )
-    place = 0
-    while row >= counts[place]:
-        row -= counts[place]
-        place += 1
-    return (
-        f"{files[place].name}, row {row + 1}: column {name!r} holds numbers, but {value!r} here; "
-        f"correct it, or declare types: {{{name}: categorical}}"
-    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 SplitKind = Literal["random", "stratified", "grouped", "time", "column"]
-TYPES = ("numeric", "categorical", "text", "image", "vector", "ignored")
+TYPES = ("numeric", "categorical", "text", "image", "vector", "list", "ignored")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,9 @@ class TableSpec:
     """One table and what its columns are for.
 
     ``source`` is a path (globs allowed) to Parquet, CSV or npz, or an object: polars, pandas,
-    Arrow, a ``datasets`` data set, a dict of arrays or tensors. ``inputs`` maps roles to columns
-    (several text columns are read as one, joined); None takes every column that has no other use.
+    Arrow, a ``datasets`` data set, a dict of arrays or tensors. ``inputs`` maps roles to columns of
+    this table (several text columns are read as one, joined); None takes every column that has no
+    other use.
     ``types`` overrides the inferred type of a column or role.
     """
 
@@ -32,8 +33,16 @@ class TaskSpec:
 
     ``target`` defaults to the column with the task's name. ``kind`` is inferred where it is not
     given. ``positive`` makes a binary task of any column: this value against all others.
-    ``unseen`` says what happens to values of ``by`` without training rows: ``refuse`` or ``skip``.
-    ``weight`` and ``group`` are columns; ``preference`` weighs the task among the others.
+    ``unseen`` says what happens to values of ``by``, and to columns of a pattern, that have no
+    label in some part of the split: ``refuse`` or ``skip``.
+
+    A row has a label where its target is there, is none of the values in ``missing``, and ``where``
+    holds (see :mod:`plait.data.where`). ``repeats`` says what several labels of one id are:
+    a mistake (``refuse``), all but the first to be left out (``first``), or replicates (``mean``:
+    the mean of a real target, the majority of the others).
+
+    ``weight`` (a column) weighs the labels of the task, ``preference`` (a number) the task among
+    the others. ``group`` is a column.
     """
 
     target: str | None = None
@@ -46,6 +55,9 @@ class TaskSpec:
     positive: str | None = None
     loss: str | None = None
     metrics: Sequence[str] | None = None
+    where: str | None = None
+    missing: Sequence[Any] = ()
+    repeats: Literal["refuse", "first", "mean"] = "refuse"
     preference: float = 1.0
     weight: str | None = None
     group: str | None = None

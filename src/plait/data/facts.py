@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from plait.task import TaskSet
 
 FEW_LABELS = 20
 SHOWN = 6
+PAIRED = 64  # tasks; of more, pairs are not counted
 
 
 def named(names: Sequence[str]) -> str:
@@ -42,9 +44,7 @@ def label_facts(
 
     ``possible`` is the number of rows that could carry a label of each task.
     """
-    counts = {
-        name: np.bincount(split[found.rows], minlength=3).tolist() for name, found in labels.items()
-    }
+    counts = label_counts(labels, split)
     total = sum(sum(each) for each in counts.values())
     chance = sum(possible.values())
     facts = []
@@ -56,12 +56,56 @@ def label_facts(
         for name, (train, valid, test) in counts.items():
             facts.append(f"{name}: {train:,} train, {valid:,} valid, {test:,} test labels.")
     else:
-        train = sorted(each[0] for each in counts.values())
+        numbers = sorted(each[0] for each in counts.values())
         facts.append(
-            f"Training labels a task: {train[0]:,} to {train[-1]:,}, "
-            f"{train[len(train) // 2]:,} in the middle."
+            f"Training labels a task: {numbers[0]:,} to {numbers[-1]:,}, "
+            f"{numbers[len(numbers) // 2]:,} in the middle."
         )
-    return facts, _label_warnings(labels, split, counts)
+    return facts, _label_warnings(tasks, labels, split, counts)
+
+
+def label_counts(labels: Mapping[str, TaskLabels], split: Array) -> dict[str, tuple[int, int, int]]:
+    """The labels of each task in train, valid and test."""
+    found = {}
+    for name, own in labels.items():
+        parts = split[own.rows]
+        train, valid, test = (int((parts == part).sum()) for part in range(3))
+        found[name] = (train, valid, test)
+    return found
+
+
+def pair_counts(labels: Mapping[str, TaskLabels], rows: int) -> dict[tuple[str, str], int]:
+    """How many rows have labels of both of two tasks; empty above ``PAIRED`` tasks."""
+    if not 1 < len(labels) <= PAIRED:
+        return {}
+    kind = np.dtype(f"u{max(1, 1 << (-(-len(labels) // 8) - 1).bit_length())}")
+    marks = np.zeros(rows, dtype=kind)
+    for place, own in enumerate(labels.values()):
+        marks[own.rows] |= kind.type(1 << place)
+    counts: Counter[int] = Counter()
+    for start in range(0, rows, 1 << 20):
+        values, times = np.unique(marks[start : start + (1 << 20)], return_counts=True)
+        counts.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
+    found = {}
+    for (i, one), (j, two) in combinations(enumerate(labels), 2):
+        both = (1 << i) | (1 << j)
+        found[one, two] = sum(n for mark, n in counts.items() if mark & both == both)
+    return found
+
+
+def pair_facts(labels: Mapping[str, TaskLabels], rows: int) -> list[str]:
+    """Rows labelled for several tasks: each pair of few tasks, the extremes of many."""
+    pairs = pair_counts(labels, rows)
+    if not pairs:
+        return []
+    if len(labels) <= 4:
+        shown = "; ".join(f"{one} and {two}: {count:,}" for (one, two), count in pairs.items())
+        return [f"Rows labelled for both of two tasks: {shown}."]
+    low, high = min(pairs, key=pairs.__getitem__), max(pairs, key=pairs.__getitem__)
+    none = sum(count == 0 for count in pairs.values())
+    apart = f"; {none} of {len(pairs)} pairs share no row" if none else ""
+    least, most = (f"{pairs[pair]:,} ({' and '.join(pair)})" for pair in (low, high))
+    return [f"Rows labelled for both of two tasks: from {least} to {most}{apart}."]
 
 
 def _kinds(tasks: TaskSet) -> list[str]:
@@ -73,6 +117,7 @@ def _kinds(tasks: TaskSet) -> list[str]:
 
 
 def _label_warnings(
+    tasks: TaskSet,
     labels: Mapping[str, TaskLabels],
     split: Array,
     counts: Mapping[str, Sequence[int]],
@@ -85,42 +130,35 @@ def _label_warnings(
     few = [name for name, each in counts.items() if each[0] < FEW_LABELS]
     if few:
         warnings.append(f"Fewer than {FEW_LABELS} training labels for {named(few)}.")
-    for number, part in ((0, "training"), (2, "test")):
-        constant = []
+    for number, part in ((0, "training"), (1, "valid"), (2, "test")):
+        constant: list[str] = []
+        one_class: list[str] = []
         for name, found in labels.items():
             values = found.values[split[found.rows] == number]
             if len(values) > 1 and (values == values[0]).all():
-                constant.append(name)
+                (one_class if found.truth is None and number else constant).append(name)
         if constant:
             warnings.append(f"All {part} labels are the same for {named(constant)}.")
-    return warnings
+        if one_class:
+            warnings.append(
+                f"All {part} labels are of one class for {named(one_class)}: some scores are "
+                "undefined there; a stratified split spreads the classes."
+            )
+    return [*warnings, *_absent_classes(tasks, labels, split)]
 
 
-def duplicate_facts(
-    hashes: Array, labels: Mapping[str, TaskLabels], split: Array
-) -> tuple[list[str], list[str]]:
-    """Valid and test rows with exactly the inputs of a training row of the same task."""
-    kinds, codes = np.unique(hashes, return_inverse=True)
-    repeated = np.zeros(len(split), dtype=bool)
-    labelled = np.zeros(len(split), dtype=bool)
-    for found in labels.values():
-        own, parts = codes[found.rows], split[found.rows]
-        held = parts > 0
-        trained = np.zeros(len(kinds), dtype=bool)
-        trained[own[parts == 0]] = True
-        repeated[found.rows[held]] |= trained[own[held]]
-        labelled[found.rows] = True
-    facts, warnings = [], []
-    for number, part in ((1, "valid"), (2, "test")):
-        rows = labelled & (split == number)
-        twice = int(repeated[rows].sum())
-        share = twice / max(int(rows.sum()), 1)
-        said = (
-            f"{twice:,} {part} rows ({share:.1%}) have exactly the inputs of a training row of the "
-            "same task"
-        )
-        if share >= 0.01:
-            warnings.append(f"{said}; if they are copies, a grouped split keeps them together.")
-        elif twice:
-            facts.append(f"{said}.")
-    return facts, warnings
+def _absent_classes(tasks: TaskSet, labels: Mapping[str, TaskLabels], split: Array) -> list[str]:
+    """Declared classes that no training row has."""
+    found = []
+    for task in tasks:
+        if len(task.classes) < 2 or task.kind == "binary":
+            continue
+        own = labels[task.name]
+        have = np.unique(own.values[split[own.rows] == 0])
+        absent = [name for code, name in enumerate(task.classes) if code not in have]
+        if absent:
+            found.append(
+                f"Classes of {task.name} without a training label: {named(absent)}; they cannot "
+                "be learnt."
+            )
+    return found

@@ -17,7 +17,7 @@ from plait.data.columns import (
 )
 from plait.data.declare import TableSpec
 from plait.data.errors import DataError
-from plait.data.inputs import Categorical, Encoding, Image, Numeric, Text, Vector
+from plait.data.inputs import Categorical, Encoding, Image, Items, Numeric, Text, Vector
 from plait.data.profile import Profile, as_numbers, family_of
 from plait.data.sources import Table
 from plait.data.stores import Array
@@ -46,6 +46,13 @@ class _Role:
     tables: list[int] = field(default_factory=list)
     type: str = ""
     reason: str = ""
+
+
+def text_form(spelled: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """How texts are read, as ``{"bag": {…}}`` or ``{"transformer": {…}}``."""
+    if isinstance(spelled, str):
+        return {spelled: {}}
+    return spelled or {"bag": {}}
 
 
 def fit_inputs(
@@ -115,7 +122,7 @@ def _declare(
         )
     if declared and other.declared and declared != other.declared:
         raise DataError(f"role {role!r} is declared {other.declared} and {declared}")
-    if declared == "categorical" and other.profile.values is None:
+    if declared in ("categorical", "list") and other.profile.values is None:
         other.profile = Profile(family, count=True)
     other.declared = other.declared or declared
 
@@ -175,6 +182,7 @@ def _encodings(
         Vector(role=role, width=_width(profile))
         for role, profile in by_type.get("vector", {}).items()
     ]
+    encodings += [Items.fit(role, profile) for role, profile in by_type.get("list", {}).items()]
     return tuple(encodings)
 
 
@@ -193,5 +201,5 @@ def _bytes(encodings: Sequence[Encoding], roles: Collection[str]) -> int:
             count = TEXT_TOKENS
             for length in each.input.shape:
                 count *= max(length, 1)
-            total += count * 4 // (1 if each.input.type == "text" else TEXT_TOKENS)
+            total += count * 4 // (1 if each.input.type in ("text", "list") else TEXT_TOKENS)
     return total

@@ -12,6 +12,7 @@ import polars as pl
 from plait.data.errors import DataError
 from plait.data.sources import Chunk
 from plait.data.stores import Array
+from plait.data.vectors import stack
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
@@ -31,34 +32,6 @@ def is_files(values: pl.Series | Array) -> bool:
     return isinstance(values, pl.Series) and (
         values.dtype in (pl.String, pl.Binary) or isinstance(values.dtype, pl.Struct)
     )
-
-
-def stack(chunk: Chunk, column: str) -> Array:
-    """A column of lists or arrays as one array [n, ...]; every row must have the same shape."""
-    values = chunk.column(column)
-    if not isinstance(values, pl.Series):
-        return values
-    missing = np.flatnonzero(values.is_null().to_numpy())
-    if len(missing):
-        where = chunk.table.where(int(chunk.rows[missing[0]]))
-        raise DataError(f"{where}: {column!r} is missing; a vector or image must be there")
-    if isinstance(values.dtype, pl.List):
-        lengths = values.list.len().to_numpy()
-        wrong = np.flatnonzero(lengths != lengths[0])
-        if len(wrong):
-            where = chunk.table.where(int(chunk.rows[wrong[0]]))
-            raise DataError(
-                f"{where}: {column!r} has {lengths[wrong[0]]} values where others have {lengths[0]}"
-            )
-    return np.stack([_nested(value) for value in values]) if len(values) else np.zeros((0, 1))
-
-
-def _nested(value: Any) -> Array:
-    if isinstance(value, pl.Series):
-        if isinstance(value.dtype, (pl.List, pl.Array)):
-            return np.stack([_nested(inner) for inner in value])
-        return value.to_numpy()
-    return np.asarray(value)
 
 
 def channels_first(array: Array, place: str) -> Array:

@@ -13,13 +13,20 @@ from torch import Tensor
 
 from plait.batch import Input
 from plait.data.errors import DataError
-from plait.data.images import stack, stack_images
+from plait.data.images import stack_images
 from plait.data.profile import Profile, as_numbers, as_text
 from plait.data.sources import Chunk
 from plait.data.stores import Array
 from plait.data.text import Bag, Tokens
+from plait.data.vectors import exploded, stack
 
 MOST_CATEGORIES = 10_000
+
+
+def ranked(profile: Profile) -> list[str]:
+    """The values of a column by frequency, the most frequent first."""
+    counts = dict(profile.values or {})
+    return sorted(counts, key=lambda value: (-counts[value], value))
 
 
 @dataclass(frozen=True)
@@ -114,12 +121,8 @@ class Categorical:
     @classmethod
     def fit(cls, profiles: Mapping[str, Profile]) -> Categorical:
         """The values of each role by frequency, the most frequent first."""
-        values = []
-        for profile in profiles.values():
-            counts = dict(profile.values or {})
-            ranked = sorted(counts, key=lambda value: (-counts[value], value))
-            values.append(tuple(ranked[:MOST_CATEGORIES]))
-        return cls(roles=tuple(profiles), values=tuple(values))
+        values = tuple(tuple(ranked(each)[:MOST_CATEGORIES]) for each in profiles.values())
+        return cls(roles=tuple(profiles), values=values)
 
     @property
     def input(self) -> Input:
@@ -255,6 +258,49 @@ class Standardise:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Items:
+    """Lists of items as their numbers from 1, most frequent first; unknown ones are left out."""
+
+    role: str
+    values: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, role: str, profile: Profile) -> Items:
+        """The items of the training rows, the most frequent ``MOST_CATEGORIES`` of them."""
+        return cls(role=role, values=tuple(ranked(profile)[:MOST_CATEGORIES]))
+
+    @property
+    def roles(self) -> Sequence[str]:
+        return (self.role,)
+
+    @property
+    def input(self) -> Input:
+        return Input(
+            key=f"list.{self.role}", type="list", shape=(-1,), sizes=(len(self.values) + 1,)
+        )
+
+    def encode(self, view: View) -> tuple[Array, Array]:
+        items, rows = exploded(view.chunk, view.roles[self.role][0])
+        codes = items.replace_strict(
+            pl.Series(self.values, dtype=pl.String),
+            pl.Series(range(1, len(self.values) + 1), dtype=pl.Int32),
+            default=0, return_dtype=pl.Int32,
+        ).to_numpy()  # fmt: skip
+        known = codes > 0
+        lengths = np.bincount(rows[known], minlength=len(view))
+        return lengths, codes[known]
+
+    finish = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"role": self.role, "values": list(self.values)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Items:
+        return cls(role=data["role"], values=tuple(data["values"]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Vector:
     """Vectors as they are."""
 
@@ -298,4 +344,5 @@ ENCODINGS: Mapping[str, Any] = {
     "text": Text,
     "image": Image,
     "vector": Vector,
+    "list": Items,
 }

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import polars as pl
 
+from plait.data.answers import answered, settle
 from plait.data.errors import DataError
 from plait.data.facts import named
 from plait.data.preparation import Route
 from plait.data.profile import as_text
+from plait.data.reading import Rows, repeated
 from plait.data.records import TaskLabels
-from plait.data.sources import Table
-from plait.data.stores import Array
+from plait.data.stores import Array, mix
 from plait.data.targets import (
     Answers,
     Target,
@@ -48,38 +50,39 @@ class _Gathered:
     facts: list[str] = field(default_factory=list)
 
 
-def label(
-    tables: Sequence[Table],
-    targets: Sequence[Target],
-    frames: Sequence[pl.DataFrame],
-    splits: Sequence[Array],
-    starts: Array,
-    *,
-    lenient: bool,
-) -> Labelled:
-    """The tasks and labels of all targets; rows are numbered over all tables from ``starts``.
+def label(rows: Rows, *, lenient: bool) -> Labelled:
+    """The tasks and labels of all targets; rows are numbered over all tables.
 
     ``lenient`` skips values of ``by`` without training rows whatever is declared: a sample may have
     lost them. Raises :class:`DataError` for labels that do not fit, with file and row.
     """
-    number = {table.name: place for place, table in enumerate(tables)}
+    number = {table.name: place for place, table in enumerate(rows.tables)}
+    repeats = [repeated(ids) for ids in rows.ids]
     found = _Gathered()
-    for target in targets:
+    for target in rows.targets:
         at = number[target.table.name]
-        frame, split = frames[at], splits[at]
-        values = frame[target.column]
-        used = values.is_not_null().to_numpy() & (split >= 0)
+        frame, split = rows.frames[at], rows.splits[at]
+        there = answered(target, frame)
+        used = there.to_numpy() & (split >= 0)
         answers = Answers(
-            rows=np.flatnonzero(used),
-            values=values.filter(pl.Series(used)),
+            rows=np.arange(len(used), dtype=np.int32 if len(used) < 2**31 else np.int64)[used],
+            values=frame[target.column].filter(pl.Series(used)),
             train=split[used] == 0,
         )
         found.possible[target.task] = int((split >= 0).sum())
-        own = _Own(target, answers, frame, int(starts[at]), lenient)
+        ids = rows.ids[at] if repeats[at] else None
+        own = _Own(
+            target, answers, frame, int(rows.starts[at]), lenient, split, ids,
+            partial(rows.names, at),
+        )  # fmt: skip
+        if not answers.train.any():
+            _unlabelled(own, there)
         if target.spec.by is None:
             _plain(found, own)
         else:
             _by_value(found, own)
+    if not lenient:
+        _unmeasurable(found, rows)
     try:
         tasks = TaskSet(found.tasks)
     except ValueError as error:
@@ -87,6 +90,64 @@ def label(
     possible = {name: count for name, count in found.possible.items() if name in found.labels}
     return Labelled(
         tasks=tasks, labels=found.labels, routes=found.routes, possible=possible, facts=found.facts
+    )
+
+
+def _unmeasurable(found: _Gathered, rows: Rows) -> None:
+    """Refuse, or skip, tasks without a label in a part of the split that has rows."""
+    split = np.concatenate(rows.splits)
+    parts = [(n, part) for n, part in ((1, "valid"), (2, "test")) if (split == n).any()]
+    lacking = {
+        name: part
+        for name, own in found.labels.items()
+        for n, part in reversed(parts)
+        if not (split[own.rows] == n).any()
+    }
+    specs = {target.declared: target.spec for target in rows.targets}
+    for declared, route in found.routes.items():
+        several = specs[declared].by is not None or specs[declared].columns is not None
+        # Of many tasks some may lack validation labels; without test labels none is measured.
+        absent = [
+            name
+            for name in route.tasks.values()
+            if name in lacking and not (several and lacking[name] == "valid")
+        ]
+        if not absent:
+            continue
+        if several and specs[declared].unseen == "skip" and len(absent) < len(route.tasks):
+            left = {value: name for value, name in route.tasks.items() if name not in absent}
+            found.routes[declared] = replace(route, tasks=left)
+            found.tasks[:] = [task for task in found.tasks if task.name not in absent]
+            for name in absent:
+                del found.labels[name]
+            found.facts.append(
+                f"{declared}: {len(absent)} tasks lack labels in some part of the split and were "
+                f"skipped: {named(absent)}."
+            )
+            continue
+        raise DataError(
+            f"{route.table}: no {lacking[absent[0]]} row has a label of {named(absent)}, so it "
+            "cannot be measured; split otherwise (stratified, grouped), label some, or remove it"
+            + (", or declare unseen: skip" if several else ""),
+            ("tasks", declared),
+        )
+
+
+def _unlabelled(own: _Own, there: pl.Series) -> None:
+    """Say why a target has no label to learn from."""
+    target = own.target
+    every = int(own.frame[target.column].is_not_null().sum())
+    reason = f"the column {target.column!r} is empty"
+    if every and not there.any() and target.condition is not None:
+        reason = f"where {target.condition.text!r} holds for none of its {every:,} values"
+    elif every and not there.any():
+        reason = f"all of its {every:,} values are declared missing"
+    elif every:
+        reason = f"its {int(there.sum()):,} labels are all in other parts of the split"
+    raise DataError(
+        f"{target.table.place}: task {target.task!r} has no label in the training rows: {reason}; "
+        "correct the declaration, or remove the task",
+        ("tasks", target.declared),
     )
 
 
@@ -99,11 +160,34 @@ class _Own:
     frame: pl.DataFrame
     start: int
     lenient: bool
+    split: Array
+    ids: Array | None
+    names: Callable[[], pl.Series]
+
+    def settled(self, kind: str, keys: Array, numbers: Array) -> tuple[_Own, Array, str]:
+        """With one label for each id and key, where ids repeat; and that in words."""
+        if self.ids is None:
+            return self, numbers, ""
+        rows = self.answers.rows
+        both = mix(self.ids[rows] + mix(keys.astype(np.uint64)))
+
+        def names(places: Array) -> list[str]:
+            return [str(name) for name in self.names().gather(rows[places])]
+
+        found = settle(self.target, kind, both, numbers, self.split[rows], rows, names)
+        if len(found.kept) == len(rows):
+            return self, numbers, ""
+        answers = Answers(
+            rows=rows[found.kept],
+            values=self.answers.values.gather(found.kept),
+            train=self.answers.train[found.kept],
+        )
+        return replace(self, answers=answers), found.values, found.said
 
     def task(self, name: str, kind: str, classes: tuple[str, ...], numbers: Array) -> Task:
         return make_task(self.target, name, kind, classes, numbers)
 
-    def labels(self, task: Task, chosen: Array, numbers: Array) -> TaskLabels:
+    def labels(self, task: Task, chosen: Array | slice, numbers: Array) -> TaskLabels:
         """The task's labels among the answers at the places ``chosen``."""
         own = numbers[chosen]
         rows = self.answers.rows[chosen]
@@ -119,16 +203,19 @@ class _Own:
             case _:
                 target = own.astype(np.float32)
         more = extras(self.target, self.frame, rows)
-        return TaskLabels(rows=rows + self.start, target=target, truth=truth, **more)
+        rows = rows + self.start if self.start else rows
+        return TaskLabels(rows=rows, target=target, truth=truth, **more)
 
 
 def _plain(found: _Gathered, own: _Own) -> None:
     target = own.target
     kind, classes = kind_for(target, own.answers)
     numbers = numbers_for(target, own.answers, kind, classes)
+    own, numbers, said = own.settled(kind, np.zeros(len(numbers)), numbers)
+    found.facts.extend([said] if said else [])
     task = own.task(target.task, kind, classes, numbers[own.answers.train])
     found.tasks.append(task)
-    found.labels[task.name] = own.labels(task, np.arange(len(numbers)), numbers)
+    found.labels[task.name] = own.labels(task, slice(None), numbers)
     route = found.routes.get(target.declared)
     names = {**(route.tasks if route else {}), task.name: task.name}
     found.routes[target.declared] = Route(table=target.table.name, tasks=names)
@@ -144,6 +231,11 @@ def _by_value(found: _Gathered, own: _Own) -> None:
         row = int(own.answers.rows[int(values.is_null().arg_max() or 0)])
         raise DataError(f"{target.table.where(row)}: {by!r} is missing, so its task is unknown")
     codes = values.rank("dense").to_numpy().astype(np.int64) - 1
+    own, numbers, said = own.settled(kind, codes, numbers)
+    if said:
+        found.facts.append(said)
+        values = as_text(own.frame[by]).gather(own.answers.rows)
+        codes = values.rank("dense").to_numpy().astype(np.int64) - 1
     order = np.argsort(codes, kind="stable")
     edges = np.searchsorted(codes[order], np.arange(int(codes.max()) + 2))
     pieces = [order[low:high] for low, high in pairwise(edges)]

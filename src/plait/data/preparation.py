@@ -12,6 +12,7 @@ import torch
 
 from plait.batch import Input, Part, Records
 from plait.data.errors import DataError
+from plait.data.fitting import Fitted
 from plait.data.inputs import ENCODINGS, Encoding, View
 from plait.data.profile import as_text
 from plait.data.sources import Table, read
@@ -43,6 +44,14 @@ class Preparation:
     encodings: tuple[Encoding, ...]
     roles: Mapping[str, Mapping[str, tuple[str, ...]]]
     routes: Mapping[str, Route]
+
+    @classmethod
+    def of(
+        cls, fitted: Fitted, tables: Sequence[Table], routes: Mapping[str, Route]
+    ) -> Preparation:
+        """From what the training rows of some tables taught."""
+        roles = {table.name: own for table, own in zip(tables, fitted.roles, strict=True)}
+        return cls(encodings=fitted.encodings, roles=roles, routes=routes)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -107,9 +116,10 @@ class Preparation:
         if fitting:
             return max(fitting, key=lambda name: len(wanted[name]))
         nearest = min(lacks, key=lambda name: len(lacks[name]))
-        first = lacks[nearest][0]
+        first, *others = lacks[nearest]
+        also = "".join(f"; no {each!r}{did_you_mean(each, have)}" for each in others[:3])
         raise DataError(
-            f"{source.place}: no column {first!r}{did_you_mean(first, have)} "
+            f"{source.place}: no column {first!r}{did_you_mean(first, have)}{also} "
             f"(the model reads: {', '.join(sorted(wanted[nearest]))})"
         )
 

@@ -11,16 +11,21 @@ import numpy as np
 import polars as pl
 
 from plait.data.errors import DataError
-from plait.data.images import SUFFIXES, channels_first, stack, stack_images
+from plait.data.images import SUFFIXES, channels_first, stack_images
 from plait.data.sources import Chunk, Table
 from plait.data.stores import Array
+from plait.data.vectors import exploded, stack
 
 MOST_VALUES = 20_000
+READ = 200_000  # texts whose letters and words are counted; the others are taken to be alike
 _FILE = re.compile(rf"\.({'|'.join(suffix[1:] for suffix in SUFFIXES)})$", re.IGNORECASE).pattern
 
 
 def family_of(table: Table, column: str) -> str:
-    """How a column is stored: ``number``, ``string``, ``array`` or ``file`` (bytes of images)."""
+    """How a column is stored.
+
+    ``number``, ``string``, ``array``, ``items`` (lists of words) or ``file`` (bytes of images).
+    """
     if column in table.arrays:
         return "array"
     dtype = table.schema[column]
@@ -28,6 +33,8 @@ def family_of(table: Table, column: str) -> str:
         return "number"
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return "string"
+    if isinstance(dtype, pl.List) and dtype.inner in (pl.String, pl.Categorical, pl.Enum):
+        return "items"
     if isinstance(dtype, (pl.List, pl.Array)):
         return "array"
     if dtype == pl.Binary or isinstance(dtype, pl.Struct):
@@ -44,6 +51,15 @@ def as_text(values: pl.Series) -> pl.Series:
             pl.when(same).then(whole.cast(pl.String)).otherwise(values.cast(pl.String))
         ).to_series()
     return values.cast(pl.String)
+
+
+def odd_words(values: pl.Series, most: int = 3) -> list[str]:
+    """The few words among values that are numbers otherwise; none where there are many."""
+    text = values.drop_nulls().cast(pl.String)
+    words = text.filter(text.cast(pl.Float64, strict=False).is_null())
+    if len(words) > len(text) / 2 or words.n_unique() > most:
+        return []
+    return sorted(words.unique().to_list())
 
 
 def as_numbers(chunk: Chunk, columns: Sequence[str]) -> Array:
@@ -89,7 +105,7 @@ class Profile:
 
     def __init__(self, family: str, *, count: bool = False) -> None:
         self.family = family
-        self.count = count or family == "string"
+        self.declared = count  # the values are wanted however many there are
         self.rows = 0
         self.missing = 0
         # Numbers and arrays: running mean and sum of squares, per channel of an array.
@@ -101,19 +117,20 @@ class Profile:
         self.shape: tuple[int, ...] = ()
         self.byte = False
         # Strings: characters, values with blanks, values that name image files, counts of values.
-        self.letters = 0
-        self.words = 0
-        self.files = 0
-        self.values: Counter[str] | None = Counter() if self.count else None
+        self._read = 0
+        self._letters = self._words = self._files = 0
+        self.values: Counter[str] | None = Counter() if count or family == "string" else None
         self.fresh: float | None = None  # the share of new values when there were too many to count
 
     def see(self, chunk: Chunk, columns: tuple[str, ...], *, declared: str | None = None) -> None:
         """Take in the training rows of a chunk."""
         self.rows += len(chunk)
         values = chunk.column(columns[0])
-        if declared == "image" or self.family == "file":
+        if declared == "list" or (self.family == "items" and declared is None):
+            self._values(exploded(chunk, columns[0])[0])
+        elif declared == "image" or self.family == "file":
             self._array(stack_images(chunk, columns[0]), chunk.table.place)
-        elif self.family == "array":
+        elif self.family == "array" or declared == "vector":
             array = stack(chunk, columns[0])
             if array.ndim > 2 and declared != "vector":
                 array = channels_first(array, f"{chunk.table.place}: column {columns[0]!r}")
@@ -141,10 +158,12 @@ class Profile:
         self.missing += len(values) - len(text)
         if not len(text):
             return
-        self.letters += int(text.str.len_chars().sum())
-        self.words += int(text.str.count_matches(r"\s+").sum()) + len(text)
-        self.files += int(text.str.contains(_FILE).sum())
-        if self.values is not None:
+        if self._read < READ:
+            self._read += len(text)
+            self._letters += int(text.str.len_chars().sum())
+            self._words += int(text.str.count_matches(r"\s+").sum()) + len(text)
+            self._files += int(text.str.contains(_FILE).sum())
+        if self.values is not None and (self.declared or self.fresh is None or self.fresh <= 0.5):
             self._values(text)
 
     def _values(self, text: pl.Series) -> None:
@@ -153,7 +172,8 @@ class Profile:
         self.values.update(
             dict(zip(counts["value"].to_list(), counts["count"].to_list(), strict=True))
         )
-        if len(self.values) > MOST_VALUES:
+        # Pruned now and then, not with every chunk.
+        if len(self.values) > MOST_VALUES * (1 if self.fresh is None else 4):
             if self.fresh is None:
                 self.fresh = len(self.values) / (self.rows - self.missing)
             # Too many to be categories; the most frequent are kept for a declared category.
@@ -188,6 +208,25 @@ class Profile:
         self.squares = self.squares + squares + np.square(gap) * (self.seen * count / total)
         self.seen = total
 
+    def _every(self, counted: int) -> int:
+        """What was counted in the texts that were read, for all of them."""
+        return round(counted * (self.rows - self.missing) / max(self._read, 1))
+
+    @property
+    def letters(self) -> int:
+        """Characters of all values."""
+        return self._every(self._letters)
+
+    @property
+    def words(self) -> int:
+        """Words of all values."""
+        return self._every(self._words)
+
+    @property
+    def files(self) -> int:
+        """Values that look like names of image files."""
+        return self._every(self._files)
+
     @property
     def deviation(self) -> Array:
         """The standard deviation, 1 where the values are constant."""
@@ -206,7 +245,7 @@ class Profile:
         """Whether every row has the same value."""
         if self.missing == self.rows:
             return True
-        if self.missing or self.family in ("array", "file"):
+        if self.missing or self.family in ("array", "items", "file"):
             return False
         return self.low == self.high if self.family == "number" else self.distinct == 1
 

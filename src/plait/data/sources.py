@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from plait.data.csv_files import scan_csv
+from plait.data.csv_files import CsvRows, scan_csv
 from plait.data.errors import DataError
 from plait.data.stores import Array
 from plait.method import did_you_mean
@@ -46,7 +46,7 @@ class Table:
     """
 
     name: str
-    frame: pl.LazyFrame
+    frame: pl.LazyFrame | CsvRows
     rows: int
     place: str
     schema: Mapping[str, pl.DataType]
@@ -83,6 +83,8 @@ class Table:
         """Whole columns in memory."""
         if not columns:
             return pl.DataFrame(height=self.rows)
+        if isinstance(self.frame, CsvRows):
+            return pl.concat(self.frame.batches(columns))
         return self.frame.select(columns).collect(engine="streaming")
 
     def chunks(
@@ -109,20 +111,38 @@ class Table:
             for start in range(0, self.rows, size):
                 yield pl.DataFrame(height=min(size, self.rows - start))
             return
-        batches = self.frame.select(names).collect_batches(chunk_size=size, engine="streaming")
+        if isinstance(self.frame, CsvRows):
+            batches = self.frame.batches(names)
+        else:
+            lazy = self.frame.select(names)
+            batches = lazy.collect_batches(chunk_size=size, engine="streaming")
         for frame in batches:
             for start in range(0, len(frame), size):
                 yield frame.slice(start, size)
 
 
-def read(source: Any, name: str, base: Path | None = None, text: Sequence[str] = ()) -> Table:
+Blanks = Callable[[str], Sequence[str]]
+
+
+def _none(_: str) -> Sequence[str]:
+    return ()
+
+
+def read(
+    source: Any,
+    name: str,
+    base: Path | None = None,
+    text: Sequence[str] = (),
+    blanks: Blanks = _none,
+) -> Table:
     """A table from a path (globs allowed) to Parquet, CSV or npz, or from an object.
 
-    ``text`` columns of a CSV stay text whatever they look like (ids, declared categories). Raises
-    :class:`DataError` for what cannot be read, with file and row.
+    ``text`` columns of a CSV stay text whatever they look like (ids, declared categories);
+    ``blanks`` gives the words that mean "missing" in a column of a CSV. Raises :class:`DataError`
+    for what cannot be read, with file and row.
     """
     if isinstance(source, (str, Path)):
-        return _file(str(source), name, base, text)
+        return _file(str(source), name, base, text, blanks)
     if isinstance(source, pl.LazyFrame):
         return _lazy(source, name, f"table {name!r}")
     if isinstance(source, Mapping):
@@ -169,7 +189,7 @@ def _lazy(
     return Table(name=name, frame=frame, rows=rows, place=place, schema=dict(schema), **more)
 
 
-def _file(source: str, name: str, base: Path | None, text: Sequence[str]) -> Table:
+def _file(source: str, name: str, base: Path | None, text: Sequence[str], blanks: Blanks) -> Table:
     path = Path(source).expanduser()
     path = base / path if base and not path.is_absolute() else path
     # A file whose name holds [ or * is itself, not a pattern.
@@ -179,6 +199,12 @@ def _file(source: str, name: str, base: Path | None, text: Sequence[str]) -> Tab
         hint = "" if has_magic(str(path)) else did_you_mean(path.name, near)
         raise DataError(f"table {name!r}: no file {source!r}{hint}")
     files = [Path(each) for each in paths]
+    for file in files:
+        if file.is_dir():
+            raise DataError(
+                f"table {name!r}: {file.name} is a folder; give a file, or a pattern such as "
+                f"{file.name}/*.parquet"
+            )
     place = source if len(files) > 1 else files[0].name
     kinds = {_format(file) for file in files}
     if len(kinds) > 1:
@@ -186,10 +212,13 @@ def _file(source: str, name: str, base: Path | None, text: Sequence[str]) -> Tab
     kind = kinds.pop()
     folder = files[0].parent
     if kind == "csv":
-        frame, counts = scan_csv(files, text)
-        return _lazy(
-            frame, name, place, sum(counts), folder=folder,
-            files=[(file.name, count) for file, count in zip(files, counts, strict=True)],
+        rows = scan_csv(files, text, blanks)
+        if not any(rows.counts):
+            raise DataError(f"{place}: no rows below the header")
+        return Table(
+            name=name, frame=rows, rows=sum(rows.counts), place=place, schema=dict(rows.types),
+            files=[(file.name, count) for file, count in zip(files, rows.counts, strict=True)],
+            folder=folder,
         )  # fmt: skip
     if kind == "npz":
         if len(files) > 1:
@@ -206,7 +235,9 @@ def _format(file: Path) -> str:
             return "csv"
         case ".npz":
             return "npz"
-    raise DataError(f"{file.name}: unknown format; give Parquet (.parquet), CSV (.csv) or npz")
+    raise DataError(
+        f"{file.name}: unknown format {file.suffix!r}; give Parquet (.parquet), CSV (.csv) or npz"
+    )
 
 
 def _parquet(files: list[Path], name: str, place: str) -> Table:
@@ -260,11 +291,14 @@ def _as_array(values: Any, column: str, place: str) -> Array:
     if hasattr(values, "detach"):  # a torch tensor
         values = values.detach().cpu().numpy()
     array = np.asarray(values)
-    if array.dtype == object:
+    listed = isinstance(values, (list, tuple)) and array.dtype.kind == "U"
+    if array.dtype == object or (listed and not all(isinstance(each, str) for each in values)):
         try:
             return np.asarray(pl.Series(values=list(values), strict=True).to_numpy())
         except (TypeError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{place}: {column!r} mixes values of several types") from error
+            raise DataError(
+                f"{place}: {column!r} mixes values of several types; give numbers, or text"
+            ) from error
     return array
 
 
@@ -285,7 +319,7 @@ def _hub_splits(source: Mapping[Any, Any], name: str) -> Table:
     """A dict of data sets by split is one table with a column ``split``."""
     tables = {str(split): _hub(part, name) for split, part in source.items()}
     frames = [
-        table.frame.collect().with_columns(pl.lit(split).alias("split"))
+        table.collect(list(table.schema)).with_columns(pl.lit(split).alias("split"))
         for split, table in tables.items()
     ]
     try:

@@ -14,7 +14,6 @@ from plait.data.profile import as_text
 from plait.data.seeding import generator
 from plait.data.sources import Table
 from plait.data.stores import Array, mix
-from plait.data.text import fingerprints
 from plait.method import did_you_mean
 
 NAMES: Mapping[str, int] = {
@@ -24,6 +23,8 @@ NAMES: Mapping[str, int] = {
     **dict.fromkeys(("", "none", "unused", "ignore"), -1),
 }
 HELD_OUT = 0.1
+# Written so, earlier moments come first in the order of the alphabet.
+_MOMENT = r"^\d{4}(-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?)?)?$"
 
 
 def split_column(table: Table, spec: SplitSpec | None) -> str | None:
@@ -43,12 +44,12 @@ def split_rows(
     tables: Sequence[Table],
     frames: Sequence[pl.DataFrame],
     spec: SplitSpec | None,
-    id_column: str | None,
+    numbers: Sequence[Array | None],
 ) -> tuple[list[Array], list[str]]:
     """The split of every table's rows (0 train, 1 valid, 2 test, -1 unused), and it in words.
 
-    Rows with the same id are kept together, in all tables. ``frames`` hold the columns of
-    :func:`split_column` and the ids.
+    Rows with the same id are kept together, in all tables, where the split is drawn at random.
+    ``frames`` hold the columns of :func:`split_column`, ``numbers`` a number for each row's id.
     """
     rule = spec or SplitSpec()
     if abs(sum(rule.fractions) - 1) > 1e-6 or min(rule.fractions) < 0 or rule.fractions[0] == 0:
@@ -60,8 +61,7 @@ def split_rows(
     columns = [split_column(table, spec) for table in tables]
     if rule.kind == "grouped":
         return _grouped(tables, frames, rule), [f"Split by groups of {rule.by}, seed {rule.seed}."]
-    for table, frame, column in zip(tables, frames, columns, strict=True):
-        ids = frame[id_column] if id_column in frame.columns else None
+    for table, frame, column, ids in zip(tables, frames, columns, numbers, strict=True):
         if column is not None and (spec is None or rule.kind == "column"):
             split = _by_column(table, frame[column], rule.names)
             said = f"split by column {column!r}"
@@ -74,7 +74,7 @@ def split_rows(
             split = _stratified(table, frame[str(column)], rule)
             said = f"split at random, alike for each {column}, seed {rule.seed}"
         else:
-            split = _random(_order(table, ids, rule.seed), rule.fractions)
+            split = _drawn(table, ids, rule)
             said = f"split at random, seed {rule.seed}"
         _check(table, split)
         found.append(split)
@@ -97,17 +97,51 @@ def _random(place: Array, fractions: Sequence[float]) -> Array:
     return np.searchsorted(edges, place, side="right").astype(np.int8)
 
 
-def _order(table: Table, ids: pl.Series | None, seed: int) -> Array:
+def _order(table: Table, ids: Array | None, seed: int) -> Array:
     """Where each row stands in a random order, from 0 to 1; decided by its id if it has one."""
     if ids is None:
         order = generator(seed, "split", table.name).permutation(table.rows)
         place = np.empty(table.rows)
         place[order] = np.arange(table.rows) / table.rows
         return place
-    drawn = mix(fingerprints(ids) ^ mix(np.array([seed % 2**64], dtype=np.uint64)))
+    drawn = _numbers(ids, seed)
     # Ranks, not the numbers themselves: so the fractions are met to the row.
-    ranked = np.unique(drawn, return_inverse=True)
-    return np.asarray(ranked[1] / len(ranked[0]))
+    ordered = _distinct(drawn)
+    place = np.empty(len(drawn))
+    for start in range(0, len(drawn), 1 << 20):
+        piece = slice(start, start + (1 << 20))
+        place[piece] = np.searchsorted(ordered, drawn[piece]) / len(ordered)
+    return place
+
+
+def _distinct(numbers: Array) -> Array:
+    """The different numbers in order; by sorting, which takes less memory than a table of them."""
+    ordered = np.sort(numbers)
+    keep = np.ones(len(ordered), dtype=bool)
+    keep[1:] = ordered[1:] != ordered[:-1]
+    return ordered if keep.all() else ordered[keep]
+
+
+def _drawn(table: Table, ids: Array | None, rule: SplitSpec) -> Array:
+    """Every row's part, at random."""
+    if ids is None:
+        return _random(_order(table, None, rule.seed), rule.fractions)
+    drawn = _numbers(ids, rule.seed)
+    ordered = _distinct(drawn)
+    edges = np.ceil((np.cumsum(rule.fractions)[:2] - 1e-9) * len(ordered)).astype(np.int64)
+    last = np.uint64(2**64 - 1)
+    cuts = [ordered[edge] if edge < len(ordered) else last for edge in edges]
+    return ((drawn >= cuts[0]).astype(np.int8) + (drawn >= cuts[1])).astype(np.int8)
+
+
+def _numbers(ids: Array, seed: int) -> Array:
+    """A random number for each id, the same wherever it stands."""
+    key = mix(np.array([seed % 2**64], dtype=np.uint64))
+    found = np.empty_like(ids)
+    for start in range(0, len(ids), 1 << 20):
+        piece = slice(start, start + (1 << 20))
+        found[piece] = mix(ids[piece] ^ key)
+    return found
 
 
 def _by_column(table: Table, values: pl.Series, names: Mapping[str, str]) -> Array:
@@ -132,7 +166,7 @@ def _by_column(table: Table, values: pl.Series, names: Mapping[str, str]) -> Arr
     return codes.to_numpy().copy()
 
 
-def _carve(table: Table, split: Array, seed: int, ids: pl.Series | None) -> None:
+def _carve(table: Table, split: Array, seed: int, ids: Array | None) -> None:
     place = _order(table, ids, seed)
     train = np.flatnonzero(split == 0)
     if len(train) >= 10:
@@ -142,6 +176,15 @@ def _carve(table: Table, split: Array, seed: int, ids: pl.Series | None) -> None
 
 def _by_time(table: Table, values: pl.Series, rule: SplitSpec) -> Array:
     _complete(table, values, "time")
+    if values.dtype == pl.String:
+        odd = values.str.contains(_MOMENT).not_()
+        if odd.any():
+            row = int(odd.arg_max() or 0)
+            raise DataError(
+                f"{table.where(row)}: {values.name!r} is {values[row]!r}, which is no time that "
+                "can be ordered; write 2024-01-31 or 2024-01-31 18:30, or numbers",
+                ("data", "split"),
+            )
     ranks = values.rank("max").to_numpy() / len(values)
     # Rows of the same moment have the same rank: no moment lies in two parts.
     edges = np.cumsum(rule.fractions)[:2] + 1e-9
@@ -205,16 +248,12 @@ def _grouped(
 
 
 def sampled(
-    tables: Sequence[Table], frames: Sequence[pl.DataFrame], fraction: float, id_column: str | None
+    tables: Sequence[Table], numbers: Sequence[Array | None], fraction: float
 ) -> list[Array]:
     """Which rows of every table to keep, at random: each time the same, by id if it has one."""
     if not 0 < fraction <= 1:
         raise DataError(f"sample: the fraction must be above 0 and at most 1, got {fraction}")
-    keep = []
-    for table, frame in zip(tables, frames, strict=True):
-        ids = frame[id_column] if id_column in frame.columns else None
-        keep.append(_order(table, ids, -1) < fraction)
-    return keep
+    return [_order(table, ids, -1) < fraction for table, ids in zip(tables, numbers, strict=True)]
 
 
 def bootstrap_units(

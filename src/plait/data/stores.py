@@ -117,17 +117,22 @@ class Writer:
         self.count = 0  # rows
         self.size = 0  # what is stored for them: rows, or the values of ragged rows
 
-    def add(self, rows: Array | tuple[Array, Array]) -> None:
-        """Append a chunk: an array [n, ...], or lengths [n] and the values one after another."""
+    def add(self, rows: Array | tuple[Array, Array], *, keep: bool = True) -> None:
+        """Append a chunk: an array [n, ...], or lengths [n] and the values one after another.
+
+        Where it is not to be kept, only its rows are counted and hashed.
+        """
         if isinstance(rows, tuple):
             lengths, rows = rows
             self.count += len(lengths)
-            self.lengths.append(lengths)
+            self.lengths.extend([lengths] if keep else [])
             self.hashes.append(_hash_ragged(lengths, rows))
         else:
             self.count += len(rows)
             self.hashes.append(_hash_dense(rows))
         self.dtype, self.shape = rows.dtype, rows.shape[1:]
+        if not keep:
+            return
         self.size += len(rows)
         if self.folder is None:
             self.pieces.append(rows)

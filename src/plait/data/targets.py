@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
@@ -13,9 +13,10 @@ import polars as pl
 from plait.data.columns import fits
 from plait.data.declare import TaskSpec
 from plait.data.errors import DataError
-from plait.data.profile import as_text
+from plait.data.profile import as_text, odd_words
 from plait.data.sources import Table
 from plait.data.stores import Array
+from plait.data.where import Condition, ConditionError, condition
 from plait.losses import loss_of
 from plait.method import did_you_mean
 from plait.metrics import metric_of
@@ -23,6 +24,7 @@ from plait.task import KINDS, Task, kind_of
 
 FEW_INTEGERS = 20
 MOST_CLASSES = 1_000
+PIECE = 1 << 20  # labels numbered together, to bound memory
 YES = ("yes", "y", "true", "t", "1", "positive", "pos", "active", "on")
 
 
@@ -35,6 +37,12 @@ class Target:
     table: Table
     column: str
     spec: TaskSpec
+    condition: Condition | None = None
+
+    @property
+    def condition_columns(self) -> tuple[str, ...]:
+        """The columns that say where a label is valid."""
+        return () if self.condition is None else self.condition.columns
 
 
 def find_targets(
@@ -58,11 +66,9 @@ def find_targets(
             found += _pattern(name, spec, near, reserved)
         else:
             found.append(_single(name, spec, near))
+    found = [_with_condition(target) for target in found]
     for target in found:
-        if target.column in target.table.arrays:
-            raise DataError(
-                f"{target.table.place}: {target.column!r} is an array; a target is one value a row"
-            )
+        _check_target(target)
         for column, use in (
             (target.spec.by, "by"),
             (target.spec.weight, "weight"),
@@ -75,6 +81,33 @@ def find_targets(
     if twice:
         raise DataError(f"two tasks are called {twice[0]!r}; declare the column once")
     return found
+
+
+def _check_target(target: Target) -> None:
+    """A target is one value a row."""
+    table, column = target.table, target.column
+    dtype = table.schema.get(column)
+    if dtype is None or dtype.is_nested() or dtype == pl.Binary:
+        raise DataError(
+            f"{table.place}: task {target.task!r}: {column!r} is an array; a target is one value "
+            "a row",
+            ("tasks", target.declared, "target"),
+        )
+
+
+def _with_condition(target: Target) -> Target:
+    """The target with its ``where`` read and held against the columns of its table."""
+    if target.spec.where is None:
+        return target
+    try:
+        found = condition(target.spec.where)
+        found.expression(target.table.schema)
+    except ConditionError as error:
+        raise DataError(
+            f"{target.table.place}: task {target.declared!r}: where {error}",
+            ("tasks", target.declared, "where"),
+        ) from error
+    return replace(target, condition=found)
 
 
 def _single(name: str, spec: TaskSpec, tables: Sequence[Table]) -> Target:
@@ -189,7 +222,7 @@ def _positive(target: Target, answers: Answers) -> tuple[str, tuple[str, ...]]:
     yes = spelled(target.spec.positive)
     if target.spec.kind is not None and _declared_kind(target) != "binary":
         raise DataError(f"task {target.declared!r}: positive makes it binary; remove kind")
-    values = as_text(answers.values).unique().to_list()
+    values = as_text(answers.values.unique()).to_list()
     if yes not in values:
         raise DataError(
             f"{target.table.place}: task {target.task!r}: no row has the positive value "
@@ -210,9 +243,14 @@ def guess_kind(values: pl.Series, place: str = "") -> str:
         return "binary"
     if not values.dtype.is_numeric():
         if distinct > MOST_CLASSES or (distinct > 20 and distinct > len(values) / 2):
+            hint = ""
+            if words := odd_words(values):
+                hint = (
+                    f"; if {', '.join(map(repr, words))} means no label, declare missing: {words}"
+                )
             raise DataError(
                 f"{place}: {distinct} different words in {len(values)} rows are neither numbers "
-                "nor classes; choose another target"
+                f"nor classes; choose another target{hint}"
             )
         return "classes"
     if distinct == 1:
@@ -228,7 +266,7 @@ def _classes(target: Target, train: pl.Series, kind: str) -> tuple[str, ...]:
     named = target.table.classes.get(target.column)
     if named:
         return named
-    values = sorted(as_text(train).unique().to_list(), key=natural)
+    values = sorted(as_text(train.unique()).unique().to_list(), key=natural)
     if kind == "binary" and set(values) <= {"0", "1"}:
         return ("0", "1")
     if kind == "binary" and set(values) <= {"false", "true"}:
@@ -259,28 +297,41 @@ def numbers_for(target: Target, answers: Answers, kind: str, classes: Sequence[s
     """
     if kind in ("real", "counts"):
         return _amounts(target, answers, kind)
-    text = as_text(answers.values)
+    # The few values that there are become text, not every row's.
+    kinds = answers.values.unique()
+    text = as_text(kinds)
     if target.spec.positive is not None:
-        return (text == classes[1]).to_numpy().astype(np.int64)
-    if (
-        target.table.classes.get(target.column) == tuple(classes)
-        and answers.values.dtype.is_integer()
-    ):
-        text = pl.Series(map(str, classes)).gather(answers.values)
-    codes = text.replace_strict(
-        pl.Series(classes), pl.Series(range(len(classes)), dtype=pl.Int64),
-        default=None, return_dtype=pl.Int64,
-    )  # fmt: skip
-    unknown = np.flatnonzero(codes.is_null().to_numpy())
-    if len(unknown):
-        at = int(unknown[0])
-        where, value = target.table.where(int(answers.rows[at])), text[at]
-        if target.spec.classes is not None:
-            fault = f"is not among its classes ({_shown(classes)})"
-        else:
-            fault = "is in no training row; declare classes, or use a stratified split"
-        raise DataError(f"{where}: {target.column!r} is {value!r}, which {fault}")
-    return codes.to_numpy()
+        codes = (text == classes[1]).cast(pl.Int32)
+    else:
+        if target.table.classes.get(target.column) == tuple(classes) and kinds.dtype.is_integer():
+            text = pl.Series(map(str, classes)).gather(kinds)
+        codes = text.replace_strict(
+            pl.Series(classes), pl.Series(range(len(classes)), dtype=pl.Int32),
+            default=None, return_dtype=pl.Int32,
+        )  # fmt: skip
+    found = np.empty(len(answers.values), dtype=np.int32)
+    for start in range(0, len(found), PIECE):
+        piece = answers.values[start : start + PIECE].replace_strict(
+            kinds, codes, return_dtype=pl.Int32
+        )
+        if piece.null_count():
+            _unknown(target, answers, start + int(piece.is_null().arg_max() or 0), classes)
+        found[start : start + PIECE] = piece.to_numpy()
+    return found
+
+
+def _unknown(target: Target, answers: Answers, at: int, classes: Sequence[str]) -> NoReturn:
+    """Refuse a label that is none of the classes."""
+    where, value = target.table.where(int(answers.rows[at])), as_text(answers.values[at : at + 1])
+    if target.spec.classes is not None:
+        hint = did_you_mean(str(value[0]), classes)
+        fault = f"is not among its classes ({_shown(classes)})" + (hint if "mean" in hint else "")
+    else:
+        fault = "is in no training row; declare classes, or use a stratified split"
+    raise DataError(
+        f"{where}: task {target.task!r}: {target.column!r} is {value[0]!r}, which {fault}",
+        ("tasks", target.declared),
+    )
 
 
 def _amounts(target: Target, answers: Answers, kind: str) -> Array:
@@ -294,8 +345,10 @@ def _amounts(target: Target, answers: Answers, kind: str) -> Array:
         at = int(np.argmax(wrong))
         needs = "a whole number from 0" if whole else "a number"
         raise DataError(
-            f"{target.table.where(int(answers.rows[at]))}: {target.column!r} is "
-            f"{answers.values[at]!r}, but kind {kind} needs {needs}"
+            f"{target.table.where(int(answers.rows[at]))}: task {target.task!r}: "
+            f"{target.column!r} is {answers.values[at]!r}, but kind {kind} needs {needs}; correct "
+            f"it, or declare missing: [{answers.values[at]}]",
+            ("tasks", target.declared),
         )
     return found
 
@@ -315,7 +368,7 @@ def make_task(
             metric_of(metric, kind)
         return Task(
             name=name, kind=kind, classes=classes, center=center, scale=scale,
-            loss=spec.loss or "", metrics=tuple(spec.metrics or ()), weight=spec.preference,
+            loss=spec.loss or "", metrics=tuple(spec.metrics or ()), preference=spec.preference,
         )  # fmt: skip
     except ValueError as error:
         raise DataError(f"task {target.declared!r}: {error}") from error
@@ -330,8 +383,9 @@ def extras(target: Target, frame: pl.DataFrame, rows: Array) -> dict[str, Any]:
         if wrong.any():
             at = int(rows[np.argmax(wrong)])
             raise DataError(
-                f"{target.table.where(at)}: weight {target.spec.weight!r} is "
-                f"{frame[target.spec.weight][at]!r}; weights are numbers from 0"
+                f"{target.table.where(at)}: task {target.task!r}: weight {target.spec.weight!r} "
+                f"is {frame[target.spec.weight][at]!r}; weights are numbers from 0",
+                ("tasks", target.declared, "weight"),
             )
         found["weight"] = weight.astype(np.float32)
     if target.spec.group is not None:

@@ -263,6 +263,14 @@ def _tokenizer(pretrained: str, base: Path | None) -> str:
         raise DataError(f"text: no tokenizer in {pretrained!r}: {error}") from error
 
 
+def text_of(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """How the encoder wants texts to be read: ``{"bag": {…}}`` or ``{"transformer": {…}}``."""
+    form = encoder.get("text") or "bag"
+    if isinstance(form, str):
+        return {form: {}}
+    return {name: dict(settings or {}) for name, settings in form.items()}
+
+
 def text_encoding(text: Mapping[str, Any], profile: Profile, base: Path | None) -> Bag | Tokens:
     """The encoding that ``{"bag": {...}}`` or ``{"transformer": {...}}`` asks for."""
     ((name, settings),) = text.items()

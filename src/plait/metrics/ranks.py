@@ -29,7 +29,7 @@ class Curve(NamedTuple):
 
 
 def running(sums: Floats) -> Floats:
-    """Cumulative sums along the first axis, in place.
+    """Cumulative sums [n, R] along the first axis, in place.
 
     Whole rows are added, √n of them between steps: numpy's own ``cumsum`` along this axis is
     several times slower.
@@ -82,6 +82,7 @@ def curve(truth: NDArray[Any], prediction: NDArray[Any]) -> Callable[[Floats], C
 
 
 def auroc(found: Curve) -> Floats:
+    """Area under the ROC curve, ties counting half. [R]"""
     above = np.einsum("gr,gr->r", found.positive, found.above)
     if found.tied is not None:
         above += np.einsum("gr,gr->r", found.positive, found.tied) / 2
@@ -89,6 +90,7 @@ def auroc(found: Curve) -> Floats:
 
 
 def average_precision(found: Curve) -> Floats:
+    """Mean over positives of the precision at their own prediction. [R]"""
     taken = found.hits + found.above
     if found.tied is not None:
         taken += found.tied
@@ -132,5 +134,6 @@ def mid_ranks(truth: NDArray[Any], prediction: NDArray[Any]) -> Callable[[Floats
 
 
 def spearman(sums: Floats) -> Floats:
+    """Correlation of the ranks, from the sums [3, R] of :func:`mid_ranks`. [R]"""
     true, given, both = sums
     return np.clip(ratio(both, np.sqrt(true * given)), -1, 1)

@@ -60,21 +60,25 @@ def confusion(truth: NDArray[Any], prediction: NDArray[Any]) -> Callable[[Floats
 
 
 def accuracy(sums: Floats) -> Floats:
+    """Share of rows decided rightly: confusion [3, C, R] → [R]."""
     return ratio(sums[2].sum(0), sums[0].sum(0))
 
 
 def balanced_accuracy(sums: Floats) -> Floats:
+    """Mean over true classes of the share decided rightly: confusion [3, C, R] → [R]."""
     true, _, right = sums
     recall = np.where(true > 0, ratio(right, true), 0.0).sum(0)
     return _several(true, ratio(recall, (true > 0).sum(0).astype(float)))
 
 
 def f1(sums: Floats) -> Floats:
+    """F1 of class 1: confusion [3, 2, R] → [R]."""
     true, decided, right = sums[:, 1]
     return np.where(true > 0, ratio(2 * right, true + decided), np.nan)
 
 
 def macro_f1(sums: Floats) -> Floats:
+    """Mean F1 of the classes that occur or are decided: confusion [3, C, R] → [R]."""
     true, decided, right = sums
     seen = true + decided
     each = np.where(seen > 0, ratio(2 * right, seen), 0.0).sum(0)
@@ -82,6 +86,7 @@ def macro_f1(sums: Floats) -> Floats:
 
 
 def mcc(sums: Floats) -> Floats:
+    """Matthews correlation of truth and decision: confusion [3, C, R] → [R]."""
     true, decided, right = sums
     total = true.sum(0)
     above = right.sum(0) * total - (true * decided).sum(0)
@@ -98,7 +103,7 @@ def _several(true: Floats, value: Floats) -> Floats:
 def linear(
     columns: Callable[[NDArray[Any], NDArray[Any]], Sequence[Floats]],
 ) -> Callable[[NDArray[Any], NDArray[Any]], Callable[[Floats], Floats]]:
-    """A summary of plain sums: the weights' total, then the weighted sum of each column [n]."""
+    """A summary of plain sums [1 + columns, R]: of weights, then of weighted columns [n]."""
 
     def summary(truth: NDArray[Any], prediction: NDArray[Any]) -> Callable[[Floats], Floats]:
         table = np.stack([np.ones(len(truth)), *columns(truth, prediction)])
@@ -108,12 +113,12 @@ def linear(
 
 
 def mean(column: int) -> Callable[[Floats], Floats]:
-    """The weighted mean of a column, counted from 1."""
+    """The weighted mean of a column, counted from 1: sums [1 + columns, R] → [R]."""
     return lambda sums: ratio(sums[column], sums[0])
 
 
 def surprise(truth: NDArray[Any], prediction: NDArray[Any]) -> list[Floats]:
-    """−log of the probability given to what happened."""
+    """−log of the probability given to what happened: one column [n]."""
     _probabilities(prediction)
     least = LEAST_PROBABILITY
     true = truth.astype(np.intp)
@@ -126,7 +131,7 @@ def surprise(truth: NDArray[Any], prediction: NDArray[Any]) -> list[Floats]:
 
 
 def distance(truth: NDArray[Any], prediction: NDArray[Any]) -> list[Floats]:
-    """The squared distance of a probability from what happened."""
+    """The squared distance of a probability from what happened: one column [n]."""
     _probabilities(prediction)
     return [np.square(prediction.astype(np.float64) - truth)]
 
@@ -138,12 +143,13 @@ def _probabilities(prediction: NDArray[Any]) -> None:
 
 
 def steps(truth: NDArray[Any], prediction: NDArray[Any]) -> list[Floats]:
-    """Moments of true and decided class numbers."""
+    """Squared differences and moments of true and decided class numbers: five columns [n]."""
     true, decided = truth.astype(np.float64), decide(prediction).astype(np.float64)
     return [np.square(true - decided), true, decided, np.square(true), np.square(decided)]
 
 
 def quadratic_kappa(sums: Floats) -> Floats:
+    """Cohen's κ with squared weights: sums of :func:`steps` [6, R] → [R]."""
     total, apart, true, decided, true2, decided2 = sums
     by_chance = total * (true2 + decided2) - 2 * true * decided
     spread = total * true2 - np.square(true)
@@ -152,7 +158,7 @@ def quadratic_kappa(sums: Floats) -> Floats:
 
 
 def errors(truth: NDArray[Any], prediction: NDArray[Any]) -> list[Floats]:
-    """Squared and absolute errors, and moments of the truth.
+    """Squared and absolute errors, and moments of the truth: four columns [n].
 
     Class probabilities [n, C] stand for the expected class number.
     """
@@ -164,28 +170,31 @@ def errors(truth: NDArray[Any], prediction: NDArray[Any]) -> list[Floats]:
 
 
 def rmse(sums: Floats) -> Floats:
+    """Root of the mean squared error: sums of :func:`errors` [5, R] → [R]."""
     return np.sqrt(ratio(sums[1], sums[0]))
 
 
 def r2(sums: Floats) -> Floats:
+    """Share of the variance explained: sums of :func:`errors` [5, R] → [R]."""
     total, squared, _, true, true2 = sums
     return 1 - ratio(squared, _spread(total, true, true2))
 
 
 def products(truth: NDArray[Any], prediction: NDArray[Any]) -> list[Floats]:
-    """Moments of truth and prediction, both centred."""
+    """Moments of truth and prediction, both centred: five columns [n]."""
     true, given = _centred(truth), _centred(prediction)
     return [true, given, np.square(true), np.square(given), true * given]
 
 
 def pearson(sums: Floats) -> Floats:
+    """Linear correlation: sums of :func:`products` [6, R] → [R]."""
     total, true, given, true2, given2, both = sums
     spread = _spread(total, true, true2) * _spread(total, given, given2)
     return np.clip(ratio(both - ratio(true * given, total), np.sqrt(spread)), -1, 1)
 
 
 def deviance(truth: NDArray[Any], prediction: NDArray[Any]) -> list[Floats]:
-    """Twice the log-likelihood lost against a perfect rate."""
+    """Twice the log-likelihood lost against a perfect rate: one column [n]."""
     true = truth.astype(np.float64)
     rate = np.maximum(prediction.astype(np.float64), LEAST_RATE)
     logs = true * np.log(np.where(true > 0, true, 1.0) / rate)
@@ -199,6 +208,6 @@ def _centred(values: NDArray[Any]) -> Floats:
 
 
 def _spread(total: Floats, first: Floats, second: Floats) -> Floats:
-    """Sum of squares about the mean, exactly 0 where only rounding is left of it."""
+    """Sum of squares about the mean [R], exactly 0 where only rounding is left of it."""
     spread = second - ratio(np.square(first), total)
     return np.where(spread > _ROUNDING * second, spread, 0.0)

@@ -8,7 +8,7 @@ A :class:`Trunk` turns the inputs of a batch into one feature vector for each re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -113,14 +113,25 @@ def seeded(*parts: object) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
+# Told which rows of those at hand run next, for what inside depends on the row.
+Among = Callable[[Tensor], AbstractContextManager[None]]
+
+
+def alike(rows: Tensor) -> AbstractContextManager[None]:  # noqa: ARG001
+    """Nothing inside depends on the row."""
+    return nullcontext()
+
+
 class Encoder(nn.Module):
     """Inputs → one vector per row: ``forward(parts)`` gives [B, width].
 
     The rows of several parts are run and concatenated in the order of the parts. ``spec`` is the
-    plain data the encoder is made of, enough to make an equal one without any other file.
+    plain data the encoder is made of, enough to make an equal one without any other file. Wherever
+    only some of the rows run, it is within ``among(rows)``: adapters inside follow the rows' tasks.
     """
 
     width: int
+    among: Among = staticmethod(alike)
 
     @property
     def spec(self) -> dict[str, Any]:

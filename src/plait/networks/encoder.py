@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plait.batch import Input, Parts
+from plait.batch import Input, Part, Parts
 from plait.method import MethodError, did_you_mean
 from plait.networks.base import Encoder
 from plait.networks.stems import Bag, Cnn, Embedding, Foreign, Plain, Stem, blank_width, load_module
@@ -65,6 +65,7 @@ STEMS: Mapping[str, Mapping[str, type[Stem]]] = {
     "text": {"bag": Bag, "transformer": Transformer},
     "image": {"cnn": Cnn},
     "vector": {"plain": Plain},
+    "list": {"bag": Bag},
 }
 TRUNKS: Mapping[str, Callable[..., Mlp]] = {"mlp": Mlp}
 
@@ -92,12 +93,25 @@ class StemEncoder(Encoder):
 
     def forward(self, parts: Parts) -> Tensor:
         dtype = next((p.dtype for p in self.parameters()), self.like.dtype)
-        rows = [
-            torch.cat([stem(part, dtype) for stem in self.stems.values()], dim=1)
-            for part in parts.values()
-        ]
-        found: Tensor = self.trunk(rows[0] if len(rows) == 1 else torch.cat(rows))
+        if len(parts) == 1:
+            (rows,) = (self._side_by_side(part, dtype) for part in parts.values())
+        else:
+            rows = torch.cat(self._in_turn(parts, dtype))
+        found: Tensor = self.trunk(rows)
         return found
+
+    def _in_turn(self, parts: Parts, dtype: torch.dtype) -> list[Tensor]:
+        found: list[Tensor] = []
+        start = 0
+        for part in parts.values():
+            some = next(iter(part.values()))
+            with self.among(torch.arange(start, start + len(some), device=some.device)):
+                found.append(self._side_by_side(part, dtype))
+            start += len(some)
+        return found
+
+    def _side_by_side(self, part: Part, dtype: torch.dtype) -> Tensor:
+        return torch.cat([stem(part, dtype) for stem in self.stems.values()], dim=1)
 
 
 class ForeignEncoder(Encoder):
@@ -128,7 +142,7 @@ class ForeignEncoder(Encoder):
 def _parts_width(module: nn.Module, inputs: Mapping[str, Input]) -> int:
     part = {}
     for key, found in inputs.items():
-        whole = found.type in ("text", "categorical")
+        whole = found.type in ("text", "list", "categorical")
         shape = [8 if size < 0 else size for size in found.shape]
         part[key] = torch.zeros(2, *shape, dtype=torch.long if whole else torch.float32)
     return blank_width(module, {"blank": part}, "a part of two rows")

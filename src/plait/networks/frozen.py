@@ -16,9 +16,6 @@ from plait.batch import Batch
 from plait.networks.transformer import Transformer, features_key
 from plait.weights.files import write_atomic
 
-CHUNK = 64  # texts run together, always this many, so that a text's features depend on no batch
-STEP = 16  # lengths are rounded up to a multiple of this
-
 
 class Rows(Protocol):
     """A data set: its length, and any of its rows as a batch."""
@@ -68,21 +65,15 @@ def _cached(stem: Transformer, tokens: Tensor, weights: bytes, cache: Path | Non
 
 @torch.no_grad()
 def _run(stem: Transformer, tokens: Tensor) -> Tensor:
-    """Texts [R, longest] → [R, width], in chunks of one size, each of texts of similar length."""
+    """Texts [R, longest] → [R, width], whatever batches they are asked for in later."""
     model = next(stem.model.parameters())
     features = torch.zeros(len(tokens), stem.model.config.hidden_size)
-    lengths = (tokens != 0).sum(1)
-    order = torch.argsort(lengths, stable=True)
-    order = order[lengths[order] > 0]
+    there = (tokens != 0).any(1).nonzero()[:, 0]
     training = stem.training
     stem.eval()
-    for chunk in torch.split(order, CHUNK):
-        longest = -(-int(lengths[chunk].max()) // STEP) * STEP
-        padded = tokens.new_zeros(CHUNK, longest)
-        filled = tokens[chunk, :longest]
-        padded[: len(chunk), : filled.shape[1]] = filled
-        states = stem.encode("", padded.to(model.device), model.dtype)
-        features[chunk] = states[: len(chunk)].float().cpu()
+    if len(there):
+        found = stem.encode("", tokens[there].to(model.device), model.dtype)
+        features[there] = found.float().cpu()
     stem.train(training)
     return features
 

@@ -8,6 +8,10 @@ absent task cannot touch the others.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
@@ -15,6 +19,26 @@ from plait.networks.base import Features
 
 DENSE = 16  # one product beats a gather up to this many computed pairs for each pair asked
 GATHER = 13_000  # a gather beats the loop up to this many gathered weights for each task
+
+_FOLLOWED: ContextVar[bool] = ContextVar("followed", default=False)
+
+
+@contextmanager
+def following() -> Iterator[None]:
+    """Inside, ways are taken that hold for any number of rows and any task of them.
+
+    For exporters, which follow the code once: what is counted then would be fixed for ever.
+    """
+    before = _FOLLOWED.set(True)
+    try:
+        yield
+    finally:
+        _FOLLOWED.reset(before)
+
+
+def followed() -> bool:
+    """Whether the code runs inside :func:`following`."""
+    return _FOLLOWED.get()
 
 
 def routed_linear(
@@ -24,6 +48,10 @@ def routed_linear(
 
     ``task`` [N] positions, ascending; ``weight`` [T, outputs, width]; ``bias`` [T, outputs].
     """
+    if followed():
+        if features.rows is not None:
+            return _dense(features.values, features.rows, task, weight, bias)
+        return _gather(features.records, task, weight, bias)
     if len(task) == 0:
         return features.values.new_zeros(0, weight.shape[1])
     if task.is_cuda:  # counting the segments would wait for the device

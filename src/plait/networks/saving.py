@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from itertools import chain
@@ -22,10 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from plait.method import MethodError
 from plait.networks.network import Network
-from plait.weights.files import replacing, write_json
+from plait.weights.files import DamagedError, replacing, write_json
+from plait.weights.states import AGAIN, read_header
 
 FORMAT = 1
+MOST = 10  # tensors named in one message
 MODEL = "model.safetensors"
 CONFIG = "config.json"
 
@@ -33,6 +37,7 @@ CONFIG = "config.json"
 REBUILD: Mapping[str, str] = {
     "network": "plait.networks.network",
     "side_by_side": "plait.networks.side_by_side",
+    "members": "plait.networks.members",
     "adapted": "plait.adapting.adapted",
 }
 
@@ -51,30 +56,61 @@ def save(network: Network, folder: Path, frozen: Path | None = None) -> None:
 
 
 def load(folder: Path) -> Network:
-    """Read a network; ``ValueError`` names the file and what is wrong with it."""
+    """Read a network; :class:`DamagedError` names the file, the tensor and what is wrong."""
     path = folder / MODEL
     if not path.is_file():
-        raise ValueError(f"no network in {folder}: {MODEL} is missing")
+        raise DamagedError(f"no network in {folder}: {MODEL} is missing")
     tensors, metadata = _read(path)
     if "plait" not in metadata:
-        raise ValueError(f"{path} was not written by plait: its metadata hold no configuration")
-    config = json.loads(metadata["plait"])
-    if config.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {config.get('format')}; this plait reads {FORMAT}")
+        raise DamagedError(f"{path} was not written by plait: its metadata hold no configuration")
+    config = _config(path, metadata["plait"])
     still = config.pop("frozen", None)
-    if still:
-        tensors |= _read_frozen(folder / still["file"], still["sha256"])
-    del config["format"]
-    network = rebuild(config)
+    if still is not None:
+        tensors |= _read_frozen(folder, still, path)
+    try:
+        network = rebuild(config)
+    except KeyError as error:
+        raise DamagedError(f"{path}: its configuration lacks {error}; {AGAIN}") from error
+    except MethodError as error:
+        raise DamagedError(f"{path}: {error}{_hint(error)}") from error
+    except (TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
+        raise DamagedError(f"{path}: its configuration does not hold: {error}") from error
     network.config = config
     _fill(network, tensors, path)
     return network
 
 
+def _config(path: Path, text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DamagedError(f"{path}: its configuration is not JSON ({error}); {AGAIN}") from error
+    if not isinstance(config, dict):
+        raise DamagedError(f"{path}: its configuration is no mapping; {AGAIN}")
+    if (version := config.pop("format", None)) != FORMAT:
+        raise DamagedError(
+            f"{path} has format {version}; this plait reads {FORMAT}{newer(version)}"
+        )
+    return config
+
+
+def newer(version: Any) -> str:
+    """What to do about a format that is not this plait's."""
+    known = isinstance(version, int) and version > FORMAT
+    return ": a newer plait wrote it, so pip install -U plait" if known else ""
+
+
+def _hint(error: MethodError) -> str:
+    """Modules of the user's own must be there to be loaded."""
+    if "cannot load the module" not in str(error):
+        return ""
+    return "; install the package that it comes from, or put its folder on PYTHONPATH"
+
+
 def rebuild(config: Mapping[str, Any]) -> Network:
     """A network of the shape that a ``config`` describes; ``ValueError`` for an unknown kind."""
     if config.get("kind") not in REBUILD:
-        raise ValueError(f"no kind of network {config.get('kind')!r}; a newer plait wrote it")
+        raise ValueError(f"no kind of network {config.get('kind')!r}; is it of a newer plait?")
     make: Callable[[Mapping[str, Any]], Network] = import_module(REBUILD[config["kind"]]).rebuild
     return make(config)
 
@@ -92,33 +128,52 @@ def _tensors(network: Network) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def _save_frozen(tensors: dict[str, Tensor], folder: Path, place: Path) -> dict[str, str]:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
-    path = place / f"frozen-{digest.hexdigest()[:16]}.safetensors"
+    digest = _digest(tensors)
+    path = place / f"frozen-{digest[:16]}.safetensors"
     if not path.exists():
         place.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file(tensors, temporary)
     relative = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-    return {"file": relative, "sha256": digest.hexdigest()}
+    return {"file": relative, "sha256": digest}
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         size = path.stat().st_size
-        raise ValueError(f"{path} ({size} bytes) is damaged: {error}; write it again") from error
+        raise DamagedError(f"{path} ({size} bytes) is damaged: {error}; {AGAIN}") from error
 
 
-def _read_frozen(path: Path, sha256: str) -> dict[str, Tensor]:
-    if not path.is_file() or not path.name.startswith(f"frozen-{sha256[:16]}"):
+# Up to a common folder and down by plain names; what is there must have the contents named.
+_FROZEN = re.compile(r"(\.\./)*((?!\.\.?/)[^/\\:]+/)*frozen-[0-9a-f]{16}\.safetensors")
+
+
+def _read_frozen(folder: Path, told: Any, by: Path) -> dict[str, Tensor]:
+    """The frozen tensors that ``by`` names: only by a plain name, and only with those contents."""
+    match told:
+        case {"file": str(file), "sha256": str(sha256)} if _FROZEN.fullmatch(file):
+            path = folder / file
+        case _:
+            raise DamagedError(f"{by}: not a name for frozen weights: {told!r}; {AGAIN}")
+    if not path.is_file():
         message = f"the network's frozen weights are missing: {path}; move them along with it"
-        raise ValueError(message)
-    return _read(path)[0]
+        raise DamagedError(message)
+    tensors = _read(path)[0]
+    if _digest(tensors) != sha256:
+        raise DamagedError(f"{path}: these are not the frozen weights that {by} names; {AGAIN}")
+    return tensors
 
 
 def _fill(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -127,12 +182,20 @@ def _fill(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
     own = {name: tensor for name, tensor in both if name in kept}
     wrong = [f"missing {name}" for name in own if name not in tensors]
     wrong += [f"unknown {name}" for name in tensors if name not in own]
+    types: dict[torch.dtype, torch.dtype] = {}  # what each type of the shape is in the file
     for name in own.keys() & tensors.keys():
-        if own[name].shape != tensors[name].shape:
-            has, wants = tuple(tensors[name].shape), tuple(own[name].shape)
-            wrong.append(f"{name} has shape {has}, not {wants}")
+        mine, given = own[name], tensors[name]
+        if mine.shape != given.shape:
+            wrong.append(f"{name} has shape {tuple(given.shape)}, not {tuple(mine.shape)}")
+        elif mine.is_floating_point() != given.is_floating_point():
+            wrong.append(f"{name} has type {given.dtype}, not {mine.dtype}")
+        elif types.setdefault(mine.dtype, given.dtype) != given.dtype:
+            wrong.append(f"{name} has type {given.dtype}, others {types[mine.dtype]}")
+        elif not torch.isfinite(given).all():
+            wrong.append(f"{name} holds NaN or infinite values")
     if wrong:
-        raise ValueError(f"{path} does not fit its configuration: {'; '.join(sorted(wrong))}")
+        listed = "; ".join(sorted(wrong)[:MOST]) + ("; …" if len(wrong) > MOST else "")
+        raise DamagedError(f"{path} does not fit its configuration: {listed}; {AGAIN}")
     for name, tensor in own.items():
         # Kept in the layout it was built with: products round differently in another.
         tensor.data = torch.empty_like(tensor, dtype=tensors[name].dtype).copy_(tensors[name])

@@ -17,12 +17,17 @@ from torch.nn import functional as F  # noqa: N812
 
 from plait.batch import Input, Part
 from plait.method import MethodError
+from plait.networks.base import Among, alike
 
 
 class Stem(nn.Module):
-    """Inputs of one type → [rows, width], the inputs side by side in the order of ``keys``."""
+    """Inputs of one type → [rows, width], the inputs side by side in the order of ``keys``.
+
+    One that runs only some of the rows at a time does so within ``among(rows)``.
+    """
 
     name: ClassVar[str]
+    among: Among = staticmethod(alike)
 
     def __init__(self, inputs: Sequence[Input], widths: Sequence[int]) -> None:
         super().__init__()
@@ -282,7 +287,7 @@ def load_module(source: str, settings: Mapping[str, Any], **offered: Any) -> nn.
 
 def _blank_width(module: nn.Module, found: Input) -> int:
     longest = tuple(8 if size < 0 else size for size in found.shape)
-    whole = found.type in ("text", "categorical")
+    whole = found.type in ("text", "list", "categorical")
     blank = torch.zeros(2, *longest, dtype=torch.long if whole else torch.get_default_dtype())
     return blank_width(module, blank, f"{found.key} {tuple(blank.shape)}")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from plait.batch import Input, Part
 from plait.method import MethodError, did_you_mean
+from plait.networks.lengths import by_length
 from plait.networks.stems import Stem
 
 POOLINGS = ("mean", "cls")
@@ -25,7 +26,8 @@ class Transformer(Stem):
     random weights. ``pooling``: ``mean`` over the real tokens, or ``cls``, the first one's.
     ``frozen`` models never train and stay in evaluation mode; their output is read from
     ``features.<role>`` where a part has it. ``max_length`` is the tokeniser's. ``checkpointing``
-    trades time for memory. Token numbers arrive shifted by one, 0 being padding.
+    trades time for memory. Token numbers arrive shifted by one, 0 being padding; texts of similar
+    length run together.
 
     Raises :class:`MethodError` for a missing extra, an unknown setting, a model that cannot be
     loaded, or one with fewer tokens than its inputs.
@@ -83,6 +85,18 @@ class Transformer(Stem):
         enable({"use_reentrant": False, **settings})
 
     def encode(self, key: str, value: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
+        pieces = by_length(value)
+        if len(pieces) == 1:
+            return self._pooled(value[:, : pieces[0][1]])
+        found = []
+        for rows, longest in pieces:
+            with self.among(rows):
+                found.append(self._pooled(value.index_select(0, rows)[:, :longest]))
+        back = torch.argsort(torch.cat([rows for rows, _ in pieces]))
+        return torch.cat(found).index_select(0, back)
+
+    def _pooled(self, value: Tensor) -> Tensor:
+        """Texts of similar length [n, longest] → [n, width]."""
         real = value != 0
         tokens = (value - 1).clamp(min=0)
         states: Tensor = self.model(input_ids=tokens, attention_mask=real.long())[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import difflib
 import inspect
 import json
 import math
@@ -59,8 +60,13 @@ class Type:
             # Strict as JSON is: no text for numbers, no numbers for text, but lists for tuples.
             self.adapter.validate_json(json.dumps(value), strict=True)
         except ValidationError:
-            return f"must be {self.words}; got {quote(value)}"
+            return f"must be {self.words}; got {quote(value)}{self._near(value)}"
         return ""
+
+    def _near(self, value: Any) -> str:
+        """The word that was meant, where the type has words and one is close."""
+        near = difflib.get_close_matches(str(value), choices(self.schema), n=1)
+        return f"; did you mean {near[0]!r}?" if near and near[0] != value else ""
 
     @cached_property
     def schema(self) -> dict[str, Any]:
@@ -115,11 +121,12 @@ def settings_of(cls: type, limits: Mapping[str, Any] | None = None) -> dict[str,
     }
 
 
-def settings_in(function: Any) -> dict[str, Setting]:
-    """The keyword-only parameters of a function or class as settings."""
+def settings_in(function: Any, limits: Mapping[str, Any] | None = None) -> dict[str, Setting]:
+    """The keyword-only parameters of a function or class as settings, with limits on some."""
+    limits = limits or {}
     return {
         name: Setting(
-            Type.of(parameter.annotation),
+            Type.of(parameter.annotation, *limits.get(name, ())),
             _UNSET if parameter.default is parameter.empty else parameter.default,
         )
         for name, parameter in inspect.signature(function).parameters.items()
@@ -146,6 +153,14 @@ _PLAIN = {
     "null": "null",
     "object": "a mapping",
 }
+
+
+def choices(schema: Mapping[str, Any]) -> list[str]:
+    """The words that a piece of JSON Schema accepts."""
+    inner = [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])]
+    found = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else [])]
+    words = [word for word in found if isinstance(word, str)]
+    return words + [word for one in inner if isinstance(one, Mapping) for word in choices(one)]
 
 
 def describe(schema: Mapping[str, Any]) -> str:

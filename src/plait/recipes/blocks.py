@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,27 +11,34 @@ from plait.recipes.annotations import Setting, between, settings_of
 from plait.recipes.annotations import above as over
 from plait.recipes.document import Place, nearest, quote
 from plait.task import KINDS, Kind, kind_of
-from plait.training.settings import Training
+from plait.training.settings import ABOVE, LEAST, Training
 
 SPLITS = ("random", "stratified", "grouped", "time", "column")
 PARTS = ("train", "valid", "test")
+REPEATS = ("refuse", "first", "mean")
 TASK_KEYS = (
     "target", "table", "kind", "columns", "by", "unseen", "classes", "positive", "loss", "metrics",
-    "preference", "weight", "group",
+    "where", "missing", "repeats", "preference", "weight", "group",
 )  # fmt: skip
 TABLE_KEYS = ("path", "inputs", "types", "ignore")
 COLUMN_KEYS = ("inputs", "types", "ignore")
 DATA_KEYS = ("table", "tables", *COLUMN_KEYS, "id", "split")
 ONE = "table"  # the name of a study's only table
 
+# What other tools call a setting of a training.
+WORDS = {
+    "lr": "learning_rate", "rate": "learning_rate", "epochs": "passes", "num_epochs": "passes",
+    "batch_size": "batch", "early_stopping": "patience", "dtype": "precision",
+    "sampling": "mixing", "accumulation": "micro_batches", "grad_clip": "clip",
+}  # fmt: skip
 TRAINING: Mapping[str, Setting] = settings_of(
     Training,
     {
-        "passes": between(1), "rate": over(0), "weight_decay": between(0), "warmup": between(0, 1),
-        "clip": over(0), "patience": between(1), "micro_batches": between(1), "batch": between(1),
-        "temperature": over(0), "bad_steps": between(1), "time_limit": over(0),
+        **{name: between(low) for name, low in LEAST.items()},
+        **{name: over(low) for name, low in ABOVE.items()},
+        "warmup": between(0, 1),
     },
-)  # fmt: skip
+)
 
 
 def data(place: Place) -> DataSpec | None:
@@ -50,8 +58,10 @@ def data(place: Place) -> DataSpec | None:
                 )
         for name, inner in given["tables"].mapping("tables").items():
             tables |= _table(name, inner)
+        if given["tables"].value == {} and "table" not in given:
+            given["tables"].wrong("data needs at least one table: {name: path}")
     elif "table" in given:
-        source = given["table"].text()
+        source = _path(given["table"])
         rest = {key: inner for key, inner in given.items() if key in COLUMN_KEYS}
         if source:
             tables = {ONE: TableSpec(source=source, **_columns(rest))}
@@ -75,6 +85,17 @@ def _table(name: str, place: Place) -> dict[str, TableSpec]:
         return {}
     source = given.pop("path").text()
     return {name: TableSpec(source=source, **_columns(given))} if source else {}
+
+
+def _path(place: Place) -> str | None:
+    """The path of a study's only table."""
+    if isinstance(place.value, (dict, list)):
+        place.wrong(
+            "table is one path, globs allowed; several tables are tables: {name: path}; "
+            f"got {quote(place.value)}"
+        )
+        return None
+    return place.text()
 
 
 def _columns(given: Mapping[str, Place]) -> dict[str, Any]:
@@ -147,7 +168,7 @@ def _check_by(place: Place, kind: str, given: bool) -> None:
     if kind == "random" and given:
         place.at("by").wrong("a random split takes no by; did you mean grouped or stratified?")
     if kind != "random" and not given:
-        place.wrong(f"a {kind} split needs by: the column it goes by")
+        place.missing("by", f"a {kind} split needs by: the column it goes by")
 
 
 def whole(place: Place, least: int) -> int:
@@ -186,7 +207,9 @@ def tasks(place: Place, tables: Mapping[str, TableSpec] | None) -> dict[str, Tas
         return {name: TaskSpec(target=name) for name in names}
     found = {}
     for name, inner in place.mapping("tasks").items():
-        if (read := task(name, inner, tables)) is not None:
+        if not name.strip():
+            inner.wrong("a task needs a name")
+        elif (read := task(name, inner, tables)) is not None:
             found[name] = read
     if isinstance(place.value, dict) and not place.value:
         place.wrong("a study needs at least one task")
@@ -203,7 +226,7 @@ def task(name: str, place: Place, tables: Mapping[str, TableSpec] | None) -> Tas
         return TaskSpec(target=name, kind=kind.name) if kind else None
     given = place.mapping(f"task {name!r}", TASK_KEYS)
     found: dict[str, Any] = {}
-    for key in ("target", "table", "by", "positive", "weight", "group"):
+    for key in ("target", "table", "by", "positive", "where", "group"):
         if key in given and given[key].value is not None:
             found[key] = given[key].text()
     for key in ("columns", "classes", "metrics"):
@@ -211,16 +234,27 @@ def task(name: str, place: Place, tables: Mapping[str, TableSpec] | None) -> Tas
             found[key] = given[key].texts()
     if "unseen" in given:
         found["unseen"] = choice(given["unseen"], ("refuse", "skip"), "answer to unseen values")
+    if "repeats" in given:
+        found["repeats"] = choice(given["repeats"], REPEATS, "answer to repeated ids")
+    if "missing" in given and given["missing"].value is not None:
+        found["missing"] = _missing(given["missing"])
+    if "weight" in given and given["weight"].value is not None:
+        found["weight"] = _weight(given["weight"])
     if "preference" in given:
         found["preference"] = _preference(given["preference"])
+    if found.get("where"):
+        _where(given["where"], found["where"])
     kind = _kind(given["kind"]) if "kind" in given else None
     if kind is not None:
         found["kind"] = kind.name
     _loss_and_metrics(given, kind, found)
-    _combinations(given, found, tables)
+    _combinations(place, given, found, tables)
     if "columns" not in found:
         found.setdefault("target", name)
     return TaskSpec(**found) if len(place.document.mistakes) == before else None
+
+
+_HINTS = [hint for kind in KINDS.values() for hint in kind.hints]  # words that people know
 
 
 def _kind(place: Place) -> Kind | None:
@@ -230,8 +264,38 @@ def _kind(place: Place) -> Kind | None:
     try:
         return kind_of(word)
     except ValueError:
-        place.wrong(f"no kind {word!r}{nearest(word, KINDS)}")
+        place.wrong(f"no kind {word!r}{nearest(word, KINDS, _HINTS)}")
         return None
+
+
+def _missing(place: Place) -> tuple[Any, ...]:
+    """The values that mean no label: one, or a list of them."""
+    values = place.value if isinstance(place.value, list) else [place.value]
+    if not values or any(isinstance(value, (dict, list)) or value is None for value in values):
+        place.wrong(f'must be values that mean no label, as [-1, "?"]; got {quote(place.value)}')
+        return ()
+    return tuple(values)
+
+
+def _weight(place: Place) -> str | None:
+    """The column of label weights."""
+    if isinstance(place.value, (int, float)):
+        place.wrong(
+            "weight names the column with each label's weight; a number for the whole task is "
+            f"preference: {quote(place.value)}"
+        )
+        return None
+    return place.text()
+
+
+def _where(place: Place, text: str) -> None:
+    """A condition must be readable; whether its columns are there is seen with the data."""
+    from plait.data.where import ConditionError, condition
+
+    try:
+        condition(text)
+    except ConditionError as error:
+        place.wrong(str(error))
 
 
 def _preference(place: Place) -> float:
@@ -266,6 +330,7 @@ def _loss_and_metrics(given: Mapping[str, Place], kind: Kind | None, found: dict
 
 
 def _combinations(
+    place: Place,
     given: Mapping[str, Place],
     found: Mapping[str, Any],
     tables: Mapping[str, TableSpec] | None,
@@ -274,12 +339,16 @@ def _combinations(
     for other in ("target", "by", "positive"):
         if "columns" in given and other in given:
             given[other].wrong(f"columns make one task each and take no {other}")
-    if "unseen" in given and "by" not in given:
-        given["unseen"].wrong("unseen is about the values of by; give by: column")
+    if "unseen" in given and "by" not in given and "columns" not in given:
+        place.missing("by", "unseen is about the values of by; give by: column", given["unseen"])
+    if found.get("repeats") == "mean" and found.get("kind") == "counts":
+        given["repeats"].wrong("the mean of counts is no count; write first, or kind: real")
     if "positive" in given and found.get("kind") not in {None, "binary"}:
         given["positive"].wrong("positive makes a binary task; leave kind out or write binary")
     if found.get("classes") and found.get("kind") in {"real", "counts"}:
         given["classes"].wrong(f"a task of kind {found['kind']} has no classes")
+    elif found.get("classes"):
+        _check_classes(given["classes"], found["classes"], found.get("kind"))
     if tables is None:
         return
     table = found.get("table")
@@ -287,13 +356,27 @@ def _combinations(
         given["table"].wrong(f"no table {table!r}{nearest(table, tables)}")
 
 
+def _check_classes(place: Place, classes: tuple[str, ...], kind: str | None) -> None:
+    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+        place.wrong(f"given twice: {', '.join(twice)}")
+    elif kind == "binary" and len(classes) != 2:
+        place.wrong(f"a binary task has two classes; got {len(classes)}")
+    elif len(classes) < 2:
+        place.wrong("a task needs at least two classes")
+
+
+_DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
+
+
 def training(place: Place) -> Training:
     """The ``training:`` block."""
-    given = place.mapping("training", TRAINING)
+    given = place.mapping("training", TRAINING, WORDS)
     good = {}
     for name, inner in given.items():
         if problem := TRAINING[name].type.problem(inner.value):
             inner.wrong(problem)
+        elif name == "device" and not _DEVICE.fullmatch(inner.value):
+            inner.wrong(f"no device {inner.value!r}; write auto, cpu, cuda, cuda:1 or mps")
         else:
             good[name] = inner.value
     return Training(**good)

@@ -6,15 +6,18 @@ before anything is built, and no tag ever constructs an object.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from plait.comparing.emit import scalar
 from plait.method import did_you_mean
+from plait.method import nearest as nearest_name
 
+_TABLES = {".csv", ".tsv", ".parquet", ".pq", ".npz", ".arrow", ".feather"}
 BYTES, DEPTH, NODES, ALIASES = 256 * 1024, 24, 20_000, 200
 
 _TEXT_TAG = "tag:yaml.org,2002:str"
@@ -86,10 +89,18 @@ class Place:
         """Another value, found further down."""
         return Place(self.document, (*self.where, *steps), value)
 
-    def mapping(self, what: str, accepted: Iterable[str] | None = None) -> dict[str, Place]:
-        """The places of a mapping's keys; of the accepted ones only, noting the others."""
+    def mapping(
+        self,
+        what: str,
+        accepted: Iterable[str] | None = None,
+        words: Mapping[str, str] = MappingProxyType({}),
+    ) -> dict[str, Place]:
+        """The places of a mapping's keys; of the accepted ones only, noting the others.
+
+        ``words`` are what other tools call some of them.
+        """
         if not isinstance(self.value, dict):
-            shape = f"{{{', '.join(list(accepted)[:3])}, …}}" if accepted else "a mapping"
+            shape = f"{{{', '.join(list(accepted)[:3])}, …}}" if accepted else "{name: …}"
             self.wrong(f"{what} is written {shape}; got {quote(self.value)}")
             return {}
         known = None if accepted is None else list(accepted)
@@ -98,14 +109,16 @@ class Place:
             if known is None or key in known:
                 found[key] = self.at(key)
             else:
-                self.at(key).wrong(f"{what} has no key {key!r}{nearest(key, known)}")
+                self.at(key).wrong(
+                    f"{what} has no key {key!r}{nearest(words.get(key, key), known)}"
+                )
         return found
 
-    def missing(self, key: str, message: str) -> None:
-        """Note that a key is missing, unless one is there that is the key misspelt."""
+    def missing(self, key: str, message: str, place: Place | None = None) -> None:
+        """Note, here or at a place, that a key is missing, unless it is there misspelt."""
         given = self.value if isinstance(self.value, dict) else {}
-        if given == self.value and not difflib.get_close_matches(key, given, n=1):
-            self.wrong(message)
+        if given == self.value and nearest_name(key, given) is None:
+            (place or self).wrong(message)
 
     def text(self) -> str | None:
         """A text; a number is taken as its digits."""
@@ -143,10 +156,15 @@ def spell_path(where: Where) -> str:
     return text
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message: the nearest valid name, then all accepted names."""
+def nearest(word: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
+    """The end of a message: the nearest valid name, then all accepted names.
+
+    ``also`` holds further names that may be the nearest but are not listed.
+    """
     names = list(known)
     hint = did_you_mean(word, names)
+    if "did you mean" not in hint and "did you mean" in (other := did_you_mean(word, also)):
+        hint = other
     if "did you mean" in hint and len(names) > 1:
         hint += f" (accepted: {', '.join(names)})"
     return hint
@@ -158,6 +176,8 @@ def read_document(path: Path) -> Document:
         raise RecipeError([f"{path}: a study is a YAML file; this is a folder"])
     if not path.exists():
         raise RecipeError([f"{path}: there is no such file{_neighbours(path)}"])
+    if path.suffix.lower() in _TABLES:
+        raise RecipeError([f"{path}: this is a table; plait init {path} writes a study for it"])
     size = path.stat().st_size
     if size > BYTES:
         raise RecipeError([f"{path}: {size:,} bytes; a study file has at most {BYTES:,}"])
@@ -191,7 +211,9 @@ def parse(text: str, name: str = "study.yaml") -> Document:
     try:
         _Builder(document).read(YAML(typ="safe", pure=True).parse(text))
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        # Where something is missing, the parser finds out late; it began where the context is.
+        late = re.search("could not find|end of stream", error.problem or "")
+        mark = (late and error.context_mark) or error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise RecipeError([f"{name}:{line}: {_explain(error, text, line)}"]) from error
     except YAMLError as error:
@@ -200,18 +222,49 @@ def parse(text: str, name: str = "study.yaml") -> Document:
 
 
 def _explain(error: Any, text: str, line: int) -> str:
-    lines = text.split("\n")
-    row = lines[line - 1] if line <= len(lines) else ""
+    """What is wrong with a line, from what the parser stumbled over."""
+    rows = text.split("\n")
+    row = rows[line - 1] if line <= len(rows) else ""
     indent = row[: len(row) - len(row.lstrip())]
     if "\t" in indent:
         return "a tab indents this line; YAML is indented with spaces"
     problem = str(error.problem or error.context or "this is not YAML")
+    opened = error.context_mark.line + 1 if error.context_mark else line
+    start = f"opened on line {opened}" if opened != line else "opened on this line"
     if "mapping values are not allowed" in problem:
+        if (before := _unspaced(rows[: line - 1])) is not None:
+            return f"a ':' needs a space after it; line {before} has none"
         return "a ':' too many, or a line indented too far; quote text that contains ': '"
     if "undefined alias" in problem:
         return f"{problem}; text that starts with * must be quoted"
-    start = f" (it starts on line {error.context_mark.line + 1})" if error.context_mark else ""
-    return f"not valid YAML: {problem}{start if error.context else ''}"
+    for words, told in _EXPLAINED:
+        if (match := re.search(words, problem)) is not None:
+            return told.format(*match.groups(), start=start)
+    return f"not valid YAML: {problem}{f' ({start})' if error.context else ''}"
+
+
+# What the parser says, and what a reader can act on.
+_EXPLAINED = tuple({
+    r"expected <block end>, but found '([\]}],?|,)'": "a '{0}' too many",
+    r"expected <block end>": "not valid YAML: this line belongs to no block; the keys of a block "
+    "are indented alike (the block is {start})",
+    r"expected ',' or '([\]}])'": "not valid YAML: a ',' or '{0}' is missing before this; the "
+    "bracket is {start}",
+    r"could not find expected ':'": "a key needs a ':' and a value after it",
+    r"unexpected end of stream": "a quote is never closed; it is {start}",
+    r"unknown escape character '(.)'": "in double quotes \\{0} is no escape; use single quotes",
+    r"character '(.)' that cannot start": "text that starts with {0} must be quoted",
+    r"expected alphabetic or numeric": "text that starts with & or * must be quoted",
+}.items())  # fmt: skip
+
+
+def _unspaced(rows: list[str]) -> int | None:
+    """The number of the last line that is one ``key:value`` without a space, if it is that."""
+    for number in range(len(rows), 0, -1):
+        row = rows[number - 1].strip()
+        if row and not row.startswith("#"):
+            return number if re.fullmatch(r"\w+:[^\s:/]\S*", row) else None
+    return None
 
 
 def _first_line(error: Exception) -> str:
@@ -263,7 +316,8 @@ class _Builder:
         if isinstance(event, ev.AliasEvent):
             return self.alias(event)
         if event.tag not in {None, _TEXT_TAG}:
-            self.refuse(event, f"the tag {event.tag} is not read; write plain values")
+            tag = str(event.tag).replace("tag:yaml.org,2002:", "!!")
+            self.refuse(event, f"the tag {tag} is not read; write plain values")
         before = self.nodes
         built: Any
         if isinstance(event, ev.ScalarEvent):
@@ -305,8 +359,11 @@ class _Builder:
         found: dict[str, Any] = {}
         while not isinstance(event := next(events), ev.MappingEndEvent):
             self.count(event, 1)
-            if not isinstance(event, ev.ScalarEvent):
-                self.refuse(event, "a key must be plain text")
+            if isinstance(event, ev.AliasEvent):
+                name = str(event.anchor).rstrip(":")
+                self.refuse(event, f'a key that starts with * must be quoted: "*{name}"')
+            if not isinstance(event, ev.ScalarEvent) or event.anchor is not None:
+                self.refuse(event, "a key must be plain text; quote one that starts with & or ?")
             key, line = str(event.value), event.start_mark.line + 1
             inner = (*where, key)
             if key == "<<" and event.implicit[0]:
@@ -321,25 +378,3 @@ class _Builder:
             self.document.lines[inner] = line
             found[key] = self.value(next(events), events, inner)
         return found
-
-
-_NULL = re.compile(r"(~|null|Null|NULL)?")
-_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
-_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
-_SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-
-
-def scalar(text: str) -> Any:
-    """A plain scalar by the core rules of YAML 1.2: ``no``, ``007`` and dates are text."""
-    if _NULL.fullmatch(text):
-        return None
-    if _BOOL.fullmatch(text):
-        return text.lower() == "true"
-    if _WHOLE.fullmatch(text):
-        return int(text) if len(text) < 20 else text
-    if _NUMBER.fullmatch(text):
-        return float(text)
-    if _SPECIAL.fullmatch(text):
-        return float(text.replace(".", "", 1))
-    return text

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from plait.recipes.annotations import Setting, settings_in
+from plait.recipes.annotations import Setting, between, settings_in
 from plait.recipes.document import Place, nearest, quote
 
 Forms = Mapping[str, Mapping[str, Setting]]
+LIMITS: Mapping[str, Any] = {
+    "width": between(1), "depth": between(0), "dropout": between(0, 1), "buckets": between(1),
+    "channels": between(1), "max_length": between(1), "most": between(1),
+}  # fmt: skip
 
 
 @cache
@@ -18,7 +22,7 @@ def forms() -> Mapping[str, Forms]:
     from plait.networks.encoder import STEMS, TRUNKS
 
     return {
-        part: {name: settings_in(made) for name, made in known.items()}
+        part: {name: settings_in(made, LIMITS) for name, made in known.items()}
         for part, known in {**STEMS, "trunk": TRUNKS}.items()
     }
 
@@ -34,14 +38,19 @@ def encoder(place: Place) -> dict[str, Any]:
 
 
 def _foreign(place: Place) -> bool:
-    return isinstance(place.value, dict) and "module" in place.value
+    """Whether a module of the user's is meant, its first key misspelt or not."""
+    return isinstance(place.value, dict) and not {"module", "settings"}.isdisjoint(place.value)
 
 
 def module(place: Place) -> dict[str, Any]:
     """A module of the user's: ``{module: "package.module:Class", settings: {…}}``."""
     given = place.mapping("a module of yours", ("module", "settings"))
-    found: dict[str, Any] = {"module": given["module"].text()}
-    if ":" not in (found["module"] or ":"):
+    found: dict[str, Any] = {}
+    if "module" in given:
+        found["module"] = given["module"].text()
+    else:
+        place.missing("module", "a module of yours needs module: package.module:Class")
+    if ":" not in (found.get("module") or ":"):
         given["module"].wrong(f"must be package.module:Class; got {quote(found['module'])}")
     if "settings" in given:
         found["settings"] = {k: v.value for k, v in given["settings"].mapping("settings").items()}

@@ -16,8 +16,9 @@ from plait.data.declare import TYPES
 from plait.method import Entry, index
 from plait.recipes import blocks, encoders, spelling
 from plait.recipes.annotations import Setting
-from plait.recipes.study import KEYS
+from plait.recipes.study import KEYS, VERSION
 from plait.task import KINDS
+from plait.training.trackers.base import TRACKERS
 
 PATH = Path(__file__).parents[3] / "docs" / "study.schema.json"
 EXTERNAL = {"type": "string", "pattern": "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"}
@@ -30,6 +31,7 @@ def schema() -> Schema:
     """The schema as plain data."""
     families = sorted({entry.family for entry in index().values()} | {"strategy"})
     one: Schema = {
+        "version": {"type": "integer", "minimum": 1, "maximum": VERSION},
         "title": {**TEXT, "description": "The headline of the report."},
         "data": _data(),
         "tasks": _tasks(),
@@ -39,6 +41,7 @@ def schema() -> Schema:
         "seeds": _either(_count(1), _record({"init": _count(1), "split": _count(1)})),
         "intervals": _either(TEXT, _record({"by": TEXT}, ["by"])),
         "tune": _tune(),
+        "track": _record(dict.fromkeys(TRACKERS, TEXT)),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -182,8 +185,12 @@ def _tune() -> Schema:
 def _tasks() -> Schema:
     words = sorted({word for kind in KINDS.values() for word in (kind.name, *kind.hints)})
     kind: Schema = {"enum": words}
+    value: Schema = {"type": ["string", "number", "boolean"]}
     keys: Schema = {
-        **dict.fromkeys(("target", "table", "by", "positive", "weight", "group", "loss"), TEXT),
+        **dict.fromkeys(("target", "table", "by", "positive", "group", "loss"), TEXT),
+        "where": {"type": "string"}, "weight": {"type": "string"},
+        "missing": _either(value, {"type": "array", "items": value, "minItems": 1}),
+        "repeats": {"enum": list(blocks.REPEATS)},
         **dict.fromkeys(("columns", "classes", "metrics"), TEXTS),
         "kind": kind, "unseen": {"enum": ["refuse", "skip"]},
         "preference": {"type": "number", "minimum": 0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,6 +87,9 @@ def configured(entry: Entry, name: str, place: Place) -> Spelled | None:
     given = dict(place.value or {})
     key = _inlined(given, accepted) if inline is not None else None
     given.pop(key, None)
+    if inline is not None and len(several := _several(given, accepted, str(inline.part))) > 1:
+        place.wrong(f"{what} takes one {inline.part} method; got {' and '.join(several)}")
+        return None
     places = place.under(given).mapping(what, accepted) if given else {}
     built = {name: _setting(inner, accepted[name]) for name, inner in places.items()}
     if key is not None and inline is not None:
@@ -109,6 +113,11 @@ def _inlined(given: Mapping[str, Any], accepted: Mapping[str, Setting]) -> str |
     return others[0]
 
 
+def _several(given: Mapping[str, Any], accepted: Mapping[str, Setting], family: str) -> list[str]:
+    """The keys that name methods of the inline family, where one was to be given."""
+    return [key for key in given if key not in accepted and key in names(family)]
+
+
 def _setting(place: Place, setting: Setting) -> Any:
     if setting.part is not None and not (place.value is None and setting.default is None):
         return method(place, setting.part)
@@ -118,8 +127,18 @@ def _setting(place: Place, setting: Setting) -> Any:
 
 
 def construct(place: Place, family: str, spelled: Spelled) -> None:
-    """Build the method once, so that values its class refuses are noted with their line."""
+    """Build the method once, so that values its class refuses are noted, each at its line."""
     try:
         resolve(family, spelled)
     except MethodError as error:
-        place.under(None, *error.where).wrong(str(error))
+        where = place.under(None, *error.where)
+        where.under(None, *_blamed(spelled, error)).wrong(str(error))
+
+
+def _blamed(spelled: Any, error: MethodError) -> tuple[str, ...]:
+    """The setting that an error speaks of: the first of those given that it names."""
+    for step in error.where:
+        spelled = spelled.get(step) if isinstance(spelled, Mapping) else None
+    given = list(spelled) if isinstance(spelled, Mapping) else []
+    said = re.findall(r"\w+", str(error).partition(": ")[2])
+    return tuple(sorted((word for word in given if word in said), key=said.index)[:1])

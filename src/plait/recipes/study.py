@@ -10,18 +10,21 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from plait.comparing.emit import emit
 from plait.data.declare import DataSpec, SplitSpec, TableSpec, TaskSpec
 from plait.method import Entry, index
-from plait.recipes import blocks, spelling
+from plait.recipes import blocks, spelling, tuning
 from plait.recipes.document import Document, Place, RecipeError, nearest, parse, read_document
-from plait.recipes.emit import emit
 from plait.recipes.encoders import encoder
 from plait.recipes.spelling import Spelled
 from plait.training.settings import Training
+from plait.training.trackers.base import TRACKERS
 
 KEYS = (
     "title", "data", "tasks", "encoder", "training", "strategies", "seeds", "intervals", "tune",
+    "track", "version",
 )  # fmt: skip
+VERSION = 1  # of the study file: raised when a file that was valid would be read differently
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ class StudySpec:
 
     ``strategies`` maps labels to spelled methods; empty means the usual ones. ``seeds`` says how
     often weights are drawn (``init``) and rows are split (``split``). ``tune`` gives every strategy
-    the same number of ``trials``. Paths in ``data`` are as written; :meth:`located` expands them.
+    the same number of ``trials``, ``track`` the folder of each tracker. Paths in ``data`` are as
+    written; :meth:`located` expands them.
     """
 
     data: DataSpec
@@ -41,6 +45,7 @@ class StudySpec:
     strategies: Mapping[str, Spelled] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     tune: Mapping[str, Any] | None = None
+    track: Mapping[str, str] = field(default_factory=dict)
 
     def located(self, folder: Path) -> StudySpec:
         """The study with ``${VAR}`` expanded and relative paths taken from a folder.
@@ -54,7 +59,9 @@ class StudySpec:
             for name, table in self.data.tables.items()
         }
         encoder = {key: _pretrained(form, folder) for key, form in self.encoder.items()}
-        return replace(self, data=replace(self.data, tables=tables), encoder=encoder)
+        track = {name: str(folder / expand(where)) for name, where in self.track.items()}
+        data = replace(self.data, tables=tables)
+        return replace(self, data=data, encoder=encoder, track=track)
 
 
 def read(path: str | Path) -> StudySpec:
@@ -70,6 +77,7 @@ def loads(text: str, name: str = "study.yaml") -> StudySpec:
 def from_document(document: Document) -> StudySpec:
     """The study in a document. Raises :class:`RecipeError` with every mistake."""
     root = document.root
+    _check_version(root)
     given = root.mapping("a study", KEYS)
     for key in ("data", "tasks"):
         if key not in given:
@@ -83,7 +91,8 @@ def from_document(document: Document) -> StudySpec:
         found["tasks"] = blocks.tasks(given["tasks"], tables)
     readers = {
         "title": Place.text, "encoder": encoder, "training": blocks.training,
-        "strategies": strategies, "seeds": seeds, "tune": tune,
+        "strategies": strategies, "seeds": seeds, "tune": tuning.tune,
+        "track": track,
     }  # fmt: skip
     for key, reader in readers.items():
         if key in given and given[key].value is not None:
@@ -92,9 +101,26 @@ def from_document(document: Document) -> StudySpec:
         by = intervals(given["intervals"])
         if found.get("data") is not None:
             found["data"] = replace(found["data"], intervals=by)
-    _check_tuned(root, found)
+    tuning.check(root, found)
     document.finish()
     return StudySpec(**found)
+
+
+def _check_version(root: Place) -> None:
+    """Refuse a file of a later version alone: its other keys may mean something by then."""
+    if not isinstance(root.value, dict) or "version" not in root.value:
+        return
+    place = root.at("version")
+    if blocks.whole(place, 1) <= VERSION:
+        return
+    from plait import __version__
+
+    reads = f"plait {__version__} reads {VERSION if VERSION == 1 else f'1 to {VERSION}'}"
+    place.wrong(
+        f"this study is written in version {place.value} of the study file and {reads}; "
+        "pip install --upgrade plait"
+    )
+    root.document.finish()
 
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -142,14 +168,19 @@ def _check_paths(place: Place, data: DataSpec | None) -> None:
             where.wrong(f"{error}; set it, or write ${{NAME:-folder}}")
 
 
+_LABELLED = "{label: {method: {settings}}}"
+
+
 def strategies(place: Place) -> dict[str, Spelled]:
     """The ``strategies:`` block: ``{label: method}``, or a list of names."""
+    if place.value in ([], {}):
+        place.wrong("the study has no strategies; leave the key out for the usual ones")
     if isinstance(place.value, list):
         items = [place.under(item, i) for i, item in enumerate(place.value)]
         found = {}
         for item in items:
             label = next(iter(item.value), "") if isinstance(item.value, dict) else item.value
-            if label in found:
+            if str(label) in found:
                 item.wrong(f"{label!r} is given twice; name them: {{label: method}}")
             elif (spelled := strategy(item)) is not None:
                 found[str(label)] = spelled
@@ -157,6 +188,13 @@ def strategies(place: Place) -> dict[str, Spelled]:
     found = {}
     for label, inner in place.mapping("strategies").items():
         entry = index().get(f"strategy.{label}")
+        if not label.strip():
+            inner.wrong("a strategy needs a label: {label: method}")
+            continue
+        if entry is None and not inner.value and isinstance(inner.value, (dict, type(None))):
+            known = nearest(label, spelling.names("strategy"))
+            inner.wrong(f"no strategy method {label!r}{known}; a label of yours is {_LABELLED}")
+            continue
         if entry is None or _names_a_strategy(inner.value, entry):
             spelled = strategy(inner)
         else:
@@ -191,16 +229,6 @@ def strategy(place: Place) -> Spelled | None:
     return spelled
 
 
-def _check_tuned(root: Place, found: Mapping[str, Any]) -> None:
-    """Note settings to be tuned of strategies that the study does not have."""
-    labels = [*(found.get("strategies") or ()), *spelling.names("strategy")]
-    for name in (found.get("tune") or {}).get("over", ()):
-        label, dot, _ = name.partition(".")
-        if dot and label not in labels:
-            where = root.under(None, "tune", "over", name)
-            where.wrong(f"no strategy {label!r}{nearest(label, labels)}")
-
-
 def seeds(place: Place) -> dict[str, int]:
     """The ``seeds:`` block: ``{init: 3, split: 1}``; a bare number is ``init``."""
     if not isinstance(place.value, dict):
@@ -214,29 +242,17 @@ def intervals(place: Place) -> str | None:
     if not isinstance(place.value, dict):
         return place.text()
     given = place.mapping("intervals", ("by",))
-    return given["by"].text() if "by" in given else None
+    if "by" not in given:
+        place.missing("by", "intervals need by: the column whose values are resampled")
+        return None
+    return given["by"].text()
 
 
-def tune(place: Place) -> dict[str, Any]:
-    """The ``tune:`` block: ``{trials: 8, over: {rate: {low: 1e-4, high: 1e-2}}}``."""
-    from plait.comparing.tune import Tune
-
-    given = place.mapping("tune", ("trials", "over"))
-    found: dict[str, Any] = {}
-    if "trials" in given:
-        found["trials"] = blocks.whole(given["trials"], 1)
-    if "over" in given:
-        found["over"] = {}
-        for name, inner in given["over"].mapping("over").items():
-            found["over"][name] = inner.value
-            if "." not in name and name not in blocks.TRAINING:
-                inner.wrong(f"no training setting {name!r}{nearest(name, blocks.TRAINING)}")
-                continue
-            try:
-                Tune.of({"over": {name: inner.value}})
-            except (ValueError, TypeError) as error:
-                inner.wrong(str(error).removeprefix("tune: "))
-    return found
+def track(place: Place) -> dict[str, str]:
+    """The ``track:`` block: ``{tensorboard: folder}``, the folder of each tracker."""
+    given = place.mapping("track", TRACKERS)
+    found = {name: inner.text() for name, inner in given.items()}
+    return {name: folder for name, folder in found.items() if folder is not None}
 
 
 def write(spec: StudySpec) -> str:
@@ -264,6 +280,8 @@ def plain(spec: StudySpec) -> dict[str, Any]:
         found["intervals"] = {"by": spec.data.intervals}
     if spec.tune is not None:
         found["tune"] = _copy(spec.tune)
+    if spec.track:
+        found["track"] = dict(spec.track)
     return found
 
 

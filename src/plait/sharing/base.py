@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from plait.networks.routing import followed
+
 DENSE = 4  # mixing for all pairs beats gathering up to this many pairs for each one asked
 
 
@@ -49,7 +51,8 @@ def mix(outputs: Tensor, gates: Tensor, rows: Tensor, task: Tensor) -> Tensor:
     ``outputs`` [B, E, width]; ``gates`` [N, E]; ``rows`` and ``task`` [N], task ascending. Where
     most rows are asked by most present tasks, one batched product per row serves all its tasks.
     """
-    if task.is_cuda or len(task) == 0:  # counting the present tasks would wait for the device
+    # Counting the present tasks would wait for the device.
+    if followed() or task.is_cuda or len(task) == 0:
         return _mix_gathered(outputs, gates, rows)
     present, local = torch.unique_consecutive(task, return_inverse=True)
     pairs = len(outputs) * len(present)

@@ -18,7 +18,7 @@ from torch import nn
 
 from plait.method import Card, Law, Method, MethodError, Need, describe, index, resolve, spell
 from plait.testing.index import PLAIN, broken_rules
-from plait.testing.laws import Subject, Suite, same_settings
+from plait.testing.laws import Subject, Suite, refusal, same_settings
 
 suite = Suite()
 
@@ -73,12 +73,7 @@ def unknown_setting_refused(subject: Subject) -> None:
     known = list(subject.cls.accepted())
     wrong = f"{known[0]}s" if known else "settings"
     spelled = {_spelled_name(subject.cls): {wrong: 1}}
-    said = ""
-    try:
-        resolve(subject.family, spelled)
-    except MethodError as error:
-        said = str(error)
-    assert said, f"{spelled!r} was accepted"
+    said = refusal(lambda: resolve(subject.family, spelled), MethodError)
     assert wrong in said, f"the message does not name {wrong!r}: {said}"
     assert not known or repr(known[0]) in said, f"no nearest name in: {said}"
 

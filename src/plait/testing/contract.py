@@ -21,14 +21,14 @@ from plait.method import Card, Method, index
 from plait.testing import common
 from plait.testing.laws import BrokenLawError, Property, Subject, Suite, hold
 
-# The module of plait.testing that holds a family's properties; its own are loaded when needed.
-FAMILIES: Mapping[str, str] = {
-    "balancing": "balancers",
-    "sharing": "sharings",
-    "adapting": "adapters",
-    "merging": "mergers",
-    "strategy": "strategies",
-    "procedure": "procedures",
+# The modules of plait.testing that hold a family's properties, loaded when needed; its own is last.
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "balancing": ("balancers",),
+    "sharing": ("networks", "sharings"),
+    "adapting": ("networks", "adapters"),
+    "merging": ("mergers",),
+    "strategy": ("strategies",),
+    "procedure": ("procedures",),
 }
 
 suite = Suite()
@@ -49,15 +49,13 @@ def properties(subject: Subject) -> list[Property]:
     """
     if subject.family not in FAMILIES:
         raise LookupError(f"{subject.name}: no contract for the family {subject.family!r}")
-    family = importlib.import_module(f"plait.testing.{FAMILIES[subject.family]}")
-    every = [*common.suite.properties, *suite.properties, *family.suite.properties]
-    return [one for one in every if one.promised(subject)]
+    suites: list[Suite] = [common.suite, suite, *(m.suite for m in _modules(subject.family))]
+    return [one for each in suites for one in each.properties if one.promised(subject)]
 
 
 def golden(subject: Subject) -> dict[str, list[float]]:
     """The numbers by which a later change of the method is noticed."""
-    family = importlib.import_module(f"plait.testing.{FAMILIES[subject.family]}")
-    probe: Callable[[Subject], dict[str, list[float]]] = family.golden
+    probe: Callable[[Subject], dict[str, list[float]]] = _modules(subject.family)[-1].golden
     return probe(subject)
 
 
@@ -97,6 +95,10 @@ def unchecked(ran: Iterable[type[Method]]) -> list[str]:
     done = set(ran)
     gc.collect()  # classes made and dropped by other tests are no longer registered
     return sorted(key for key, cls in registered().items() if cls not in done)
+
+
+def _modules(family: str) -> list[Any]:
+    return [importlib.import_module(f"plait.testing.{name}") for name in FAMILIES[family]]
 
 
 def _below(cls: type[Method]) -> Iterator[type[Method]]:

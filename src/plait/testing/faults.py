@@ -83,40 +83,139 @@ def spoil(tensor: Tensor) -> Tensor:
     return tensor * torch.nan
 
 
+class Disk:
+    """A disk that runs full, told of everything that is written below a folder.
+
+    ``after`` is how many bytes fit. ``at`` is the number of the write (from 0) that fails: opening
+    a file for writing, each write to it, flushing it, making or renaming a file or a folder, each
+    call of a library that writes by itself. ``once``: there is room again after that.
+    """
+
+    def __init__(
+        self, folder: Path, *, after: int | None = None, at: int | None = None, once: bool = False
+    ) -> None:
+        self.inside = str(folder.resolve()) + os.sep
+        self.after = after
+        self.at = at
+        self.once = once
+        self.writes = 0
+
+    def holds(self, path: Any) -> bool:
+        """Whether a path lies below the folder."""
+        if isinstance(path, int):
+            return False
+        return str(Path(os.path.abspath(os.fspath(path)))).startswith(self.inside)  # noqa: PTH100
+
+    def take(self, size: int = 0) -> None:
+        """A write of so many bytes: raises ``OSError`` (ENOSPC) where there is no room."""
+        number, self.writes = self.writes, self.writes + 1
+        full = self.at is not None and (number == self.at if self.once else number >= self.at)
+        if self.after is not None:
+            full = full or size > self.after
+            self.after -= 0 if full else size
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @contextmanager
-def full_disk(folder: Path, after: int = 0) -> Iterator[None]:
+def full_disk(folder: Path, after: int = 0) -> Iterator[Disk]:
     """Within the block, writing more than ``after`` bytes below ``folder`` raises ENOSPC.
 
     Covers files that Python opens for writing; ``os.write`` on their descriptors is not counted.
     """
-    left = [after]
-    real_open = builtins.open
-    inside = str(folder.resolve()) + os.sep
+    disk = Disk(folder, after=after)
+    real = builtins.open
+    opened = _opening(real, disk, counted=False)
+    with _replaced((builtins, "open", opened), (io, "open", opened)):
+        yield disk
 
-    def opened(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
-        handle = real_open(file, mode, *arguments, **named)
-        if isinstance(file, int) or not set(mode) & set("wax+"):
-            return handle
-        if not str(Path(os.fspath(file)).resolve()).startswith(inside):
-            return handle
-        return _short_of_space(handle, left)
 
-    builtins.open, io.open = opened, opened
+@contextmanager
+def failing_write(folder: Path, at: int | None, *, once: bool = False) -> Iterator[Disk]:
+    """Within the block, write number ``at`` below ``folder``, and all later ones, raise ENOSPC.
+
+    ``once``: only that one. None counts the writes and fails none. polars, safetensors and SQLite
+    write by themselves: each of their calls is one write.
+    """
+    import sqlite3
+
+    import polars as pl
+    import safetensors.torch
+
+    disk = Disk(folder, at=at, once=once)
+    tensors: Any = safetensors.torch
+    opened = _opening(builtins.open, disk, counted=True)
+
+    def on_path(call: Callable[..., Any], position: int = 0) -> Callable[..., Any]:
+        def called(*arguments: Any, **named: Any) -> Any:
+            if disk.holds(arguments[position]):
+                disk.take()
+            return call(*arguments, **named)
+
+        return called
+
+    def made(path: Any, *arguments: Any, **named: Any) -> None:
+        if disk.holds(path) and not Path(path).exists():
+            disk.take()
+        os_mkdir(path, *arguments, **named)
+
+    def flushed(handle: int) -> None:
+        disk.take()
+        os_fsync(handle)
+
+    os_mkdir, os_fsync = os.mkdir, os.fsync
+    with _replaced(
+        (builtins, "open", opened),
+        (io, "open", opened),
+        (os, "mkdir", made),
+        (os, "rename", on_path(os.rename, 1)),
+        (os, "replace", on_path(os.replace, 1)),
+        (os, "fsync", flushed),
+        (sqlite3, "connect", on_path(sqlite3.connect)),
+        (pl.DataFrame, "write_parquet", on_path(pl.DataFrame.write_parquet, 1)),
+        (tensors, "serialize_file", on_path(tensors.serialize_file, 1)),
+    ):
+        yield disk
+
+
+@contextmanager
+def _replaced(*what: tuple[Any, str, Any]) -> Iterator[None]:
+    """Attributes of modules and classes, other than they are within the block."""
+    before = [(home, name, getattr(home, name)) for home, name, _ in what]
+    for home, name, value in what:
+        setattr(home, name, value)
     try:
         yield
     finally:
-        builtins.open, io.open = real_open, real_open
+        for home, name, value in before:
+            setattr(home, name, value)
 
 
-class _short_of_space:  # noqa: N801 - reads as the open() it stands in for
-    def __init__(self, handle: Any, left: list[int]) -> None:
-        self._handle, self._left = handle, left
+def _opening(real: Callable[..., Any], disk: Disk, *, counted: bool) -> Callable[..., Any]:
+    """``open`` whose files write to a disk that runs full; ``counted``: opening is a write too."""
+
+    def opened(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        if not set(mode) & set("wax+") or not disk.holds(file):
+            return real(file, mode, *arguments, **named)
+        if counted:
+            disk.take()
+        return _Short(real(file, mode, *arguments, **named), disk)
+
+    return opened
+
+
+class _Short:
+    """A file on a disk that runs full: the write that fails is done by half."""
+
+    def __init__(self, handle: Any, disk: Disk) -> None:
+        self._handle, self._disk = handle, disk
 
     def write(self, data: Any) -> int:
-        size = len(data)
-        if size > self._left[0]:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._left[0] -= size
+        try:
+            self._disk.take(len(data))
+        except OSError:
+            self._handle.write(data[: len(data) // 2])
+            raise
         return int(self._handle.write(data))
 
     def __getattr__(self, name: str) -> Any:

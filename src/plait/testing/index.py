@@ -37,6 +37,10 @@ PATH = Path(plait.__file__).with_name("methods.json")
 PLAIN = frozenset(
     {
         "balancing.equal",
+        "balancing.clip",
+        "balancing.ema",
+        "balancing.every",
+        "balancing.per_layer",
         "procedure.plain",
         "merging.average",
         "strategy.separate",

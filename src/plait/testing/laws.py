@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plait.method import Method, spell
+from plait.method import Law, Method, spell
 
 
 class BrokenLawError(AssertionError):
@@ -72,6 +72,20 @@ class Suite:
             return check
 
         return register
+
+
+def declares(law: Law) -> Callable[[Subject], bool]:
+    """For properties that only those promise whose card names the law."""
+    return lambda subject: law in subject.cls.card.laws
+
+
+def refusal(call: Callable[[], object], error: type[Exception] = ValueError) -> str:
+    """What the call says when it refuses; fail where it does not."""
+    try:
+        call()
+    except error as said:
+        return str(said)
+    raise AssertionError(f"no {error.__name__}: it was accepted without a word")
 
 
 def hold(subject: Subject, one: Property) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,32 +29,29 @@ def _guarded(what: str) -> property:
     return property(refuse, lambda _, __: None)
 
 
-class WithoutJacobian(Signals):
-    """What the Gram rung may see: touching the Jacobian raises."""
+def guard(balancer: Balancer) -> type[Signals]:
+    """Signals of which only what the balancer asks for can be read."""
 
-    __slots__ = ()
+    class Guarded(Signals):
+        __slots__ = ()
 
-
-class WithoutGradients(WithoutJacobian):
-    """What the lowest rung may see: touching the Gram matrix or the Jacobian raises."""
-
-    __slots__ = ()
-
-
-# Set from outside: in the class's body a name of the parent's slots may not be bound again.
-setattr(WithoutJacobian, "jacobian", _guarded("Jacobian"))  # noqa: B010
-setattr(WithoutGradients, "gram", _guarded("Gram matrix"))  # noqa: B010
-
-GUARDS: dict[Rung, type[Signals]] = {
-    Rung.LOSSES: WithoutGradients,
-    Rung.GRAM: WithoutJacobian,
-    Rung.JACOBIAN: Signals,
-}
+    # Set from outside: in the class's body a name of the parent's slots may not be bound again.
+    asked = {
+        "gram": balancer.rung >= Rung.GRAM,
+        "layers": balancer.by_layer,
+        "samples": balancer.samples > 1,
+        "jacobian": balancer.rung >= Rung.JACOBIAN,
+        "validation": balancer.needs_validation,
+    }
+    for name, yes in asked.items():
+        if not yes:
+            setattr(Guarded, name, _guarded(name))
+    return Guarded
 
 
 def signals(
     problem: Quadratics,
-    rung: Rung,
+    balancer: Balancer,
     point: Tensor | None = None,
     *,
     only: Sequence[str] | None = None,
@@ -62,22 +59,34 @@ def signals(
     step: int = 0,
     seed: int = 0,
 ) -> Signals:
-    """What a step at ``point`` (θ = 0 unless said) shows a balancer of the rung."""
+    """What a step at ``point`` (θ = 0 unless said) shows a balancer.
+
+    Each half of the parameters is a layer; every independent part of the batch is the whole;
+    losses on held-out rows are a tenth higher. Only ``kind`` says what may be looked at.
+    """
     names = tuple(problem.tasks if only is None else [t for t in problem.tasks if t in only])
     chosen = torch.tensor([problem.tasks.index(name) for name in names])
     start = torch.zeros_like(problem.gradients[0]) if point is None else point
     rows = (start[None] + problem.gradients)[chosen]
     losses = problem.losses(start)[chosen]
+    more: dict[str, Any] = {}
+    if balancer.rung >= Rung.GRAM or kind is not Signals:
+        more["gram"] = gram = rows @ rows.T
+        more["layers"] = torch.stack([half @ half.T for half in rows.tensor_split(2, 1)])
+        parts = balancer.samples
+        more["samples"] = gram.expand(parts, parts, *gram.shape).clone()
+    if balancer.rung >= Rung.JACOBIAN or kind is not Signals:
+        more["jacobian"] = rows.clone()
     return kind(
         tasks=names,
         losses=losses,
         counts=torch.full_like(losses, 8.0),
         preferences=torch.ones_like(losses),
         gaussian=torch.zeros(len(names), dtype=torch.bool),
-        gram=rows @ rows.T if rung >= Rung.GRAM else None,
-        jacobian=rows.clone() if rung >= Rung.JACOBIAN else None,
+        validation=losses * 1.1,
         step=step,
         seed=seed,
+        **more,
     )
 
 
@@ -110,12 +119,12 @@ def play(
     balancer = trail.balancer
     for step in steps:
         only = None if present is None else present(step)
-        seen = signals(problem, balancer.rung, trail.point, only=only, step=step, seed=seed)
+        seen = signals(problem, balancer, trail.point, only=only, step=step, seed=seed)
         update = update_of(balancer, seen, problem, trail.point)
         trail.point = trail.point - RATE * update
         after = None
         if balancer.second_look:
-            again = signals(problem, Rung.LOSSES, trail.point, only=only)
+            again = signals(problem, balancer, trail.point, only=only)
             after = again.losses
         balancer.advance(seen, after)
         trail.updates.append(update)
@@ -125,21 +134,34 @@ def play(
 
 def update_of(balancer: Balancer, seen: Signals, problem: Quadratics, point: Tensor) -> Tensor:
     """The shared update d [P] that the balancer's answer stands for."""
-    answer = balancer(seen)
+    answer: Tensor = balancer(seen)
     if balancer.rung is Rung.JACOBIAN:
-        found: Tensor = answer
-        return found
+        return answer
     chosen = torch.tensor([problem.tasks.index(name) for name in seen.tasks])
     rows = (point[None] + problem.gradients)[chosen]
-    weighted: Tensor = answer.to(rows.dtype) @ rows
-    return weighted
+    if answer.ndim == 1:
+        return answer.to(rows.dtype) @ rows
+    if balancer.by_layer:
+        halves = zip(answer.to(rows.dtype), rows.tensor_split(2, 1), strict=True)
+        return torch.cat([weights @ half for weights, half in halves])
+    return answer.sum(0).to(rows.dtype) @ rows
 
 
 def first(subject: Subject, problem: Quadratics, **more: Any) -> Tensor:
     """The update of a fresh balancer at θ = 0."""
     trail = start(subject, problem)
-    seen = signals(problem, trail.balancer.rung, **more)
+    seen = signals(problem, trail.balancer, **more)
     return update_of(trail.balancer, seen, problem, trail.point)
+
+
+def first_in_units(subject: Subject, problem: Quadratics, factors: Tensor) -> Tensor:
+    """The same with every loss, and so its gradient, times its factor [t]."""
+    wide = problem.scaled(factors)
+    trail = start(subject, wide)
+    seen = signals(wide, trail.balancer)
+    losses = problem.losses(trail.point) * factors
+    seen = replace(seen, losses=losses, validation=losses * 1.1)
+    return update_of(trail.balancer, seen, wide, trail.point)
 
 
 def near(found: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
@@ -153,7 +175,10 @@ def near(found: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
 
 
 def equal_states(one: dict[str, Tensor], two: dict[str, Tensor], what: str) -> None:
-    """Fail unless two states are equal bit for bit."""
+    """Fail unless two states are equal bit for bit; NaN, for what is not known yet, is itself."""
     assert one.keys() == two.keys(), f"{what}: states hold {sorted(one.keys() ^ two.keys())}"
     for name, value in one.items():
-        assert torch.equal(value, two[name]), f"{what}: {name} is {two[name]}, was {value}"
+        other = two[name]
+        same = value.shape == other.shape and value.dtype == other.dtype
+        same = same and bool(((value == other) | (value.isnan() & other.isnan())).all())
+        assert same, f"{what}: {name} is {other}, was {value}"

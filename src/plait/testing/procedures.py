@@ -22,7 +22,7 @@ from plait.networks import Network
 from plait.task import TaskSet
 from plait.testing.laws import Subject, Suite
 from plait.testing.toys import toy_batch, toy_tasks
-from plait.testing.updates import StoppedError, gradients, toy_network, trained
+from plait.testing.updates import StoppedError, ToyFeed, gradients, toy_network, trained
 from plait.training.engine import NotFiniteError
 from plait.training.procedures.base import Ground, Problem, Procedure
 from plait.training.procedures.plain import Plain
@@ -48,10 +48,13 @@ def filled(
     step: int = 0,
 ) -> tuple[Signals, dict[str, Tensor]]:
     """One step of the procedure: what it told, and every gradient, banks by slice."""
+    network = procedure.prepare(network)
     network.zero_grad()
     balancer = balancer or Equal()
     balancer.bind(network.tasks.names)
-    ground = Ground(network, seed=3, micro_batches=pieces)
+    ground = Ground(network, seed=3, micro_batches=pieces, memory=procedure.memory(network))
+    if procedure.needs_validation or balancer.needs_validation:
+        ground.validation = ToyFeed(network.tasks, torch.float64)
     signals = procedure.gradients(Problem(ground, batch, step), balancer)
     return signals, gradients(network)
 
@@ -97,7 +100,7 @@ def strength_matters(subject: Subject) -> None:
 @suite.law("parameters and buffers come back exactly")
 def network_is_restored(subject: Subject) -> None:
     tasks = toy_tasks()
-    network = toy_network(tasks)
+    network = subject.make().prepare(toy_network(tasks))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for make in BALANCERS:
         filled(subject.make(), network, _double(tasks), make())
@@ -144,11 +147,14 @@ def runs_repeat(subject: Subject) -> None:
 def gradients_accumulate(subject: Subject) -> None:
     tasks = toy_tasks()
     _, once = filled(subject.make(), toy_network(tasks), _double(tasks))
-    network = toy_network(tasks)
-    filled(subject.make(), network, _double(tasks))
+    procedure = subject.make()
+    network = procedure.prepare(toy_network(tasks))
+    filled(procedure, network, _double(tasks))
     balancer = Equal()
     balancer.bind(tasks.names)
-    subject.make().gradients(Problem(Ground(network, seed=3), _double(tasks), 0), balancer)
+    ground = Ground(network, seed=3, validation=ToyFeed(tasks, torch.float64))
+    ground.memory = procedure.memory(network)
+    procedure.gradients(Problem(ground, _double(tasks), 0), balancer)
     close({n: 2 * g for n, g in once.items()}, gradients(network), 1e-12, "two passes")
 
 
@@ -235,7 +241,7 @@ def prepared_network_keeps_tasks(subject: Subject) -> None:
 @suite.law("small steps along its gradients lower the sum of the losses")
 def descends(subject: Subject) -> None:
     tasks = toy_tasks()
-    network, batch = toy_network(tasks), _double(tasks, rows=48)
+    network, batch = subject.make().prepare(toy_network(tasks)), _double(tasks, rows=48)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     losses = []
     for step in range(40):

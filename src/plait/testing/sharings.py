@@ -1,228 +1,26 @@
-"""What a way of sharing promises; run on small networks in float64."""
+"""What a way of sharing promises beside the laws of :mod:`~plait.testing.networks`."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from plait.batch import Batch, Records
-from plait.losses import LOSSES
-from plait.method import Law
-from plait.networks import Network, build_network, task_slices
-from plait.task import Task, TaskSet
+from plait.networks import task_slices
 from plait.testing.laws import Subject, Suite
-from plait.testing.toys import toy_batch, toy_inputs, toy_tasks
+from plait.testing.networks import by_task, double_batch, falls, gradients, network_of, state_of
+from plait.testing.toys import toy_tasks
 
 suite = Suite()
 
-ENCODER = {"trunk": {"mlp": {"width": 8, "depth": 1}}}
+
+@suite.law("another seed gives another start")
+def seeds_differ(subject: Subject) -> None:
+    one, two = (state_of(network_of(subject, toy_tasks(), seed)) for seed in (1, 2))
+    assert any(not two[name].equal(value) for name, value in one.items()), "no seed seen"
 
 
-def network_of(subject: Subject, tasks: TaskSet, seed: int = 0) -> Network:
-    """A small network with the subject's sharing, in float64."""
-    found = build_network(
-        inputs=toy_inputs(), tasks=tasks, encoder=ENCODER, sharing=subject.make(), seed=seed
-    )
-    return found.double()
-
-
-def doubled(tasks: TaskSet, **more: Any) -> Batch:
-    """A toy batch in float64."""
-    return toy_batch(tasks, dtype=torch.float64, **more)
-
-
-def by_task(network: Network, batch: Batch) -> dict[str, Tensor]:
-    """Raw outputs [n, outputs] of every present task, in the order of its records."""
-    raw = network(batch.parts, batch.labels).raw
-    found = {}
-    for name in batch.present:
-        key = batch.tasks[name].group
-        place = batch.tasks.groups[key].position[name]
-        found[name] = raw[key][batch.labels[key].task == place]
-    return found
-
-
-def loss_sum(network: Network, batch: Batch, only: Sequence[str] | None = None) -> Tensor:
-    """The sum of all losses of the batch (of the named tasks)."""
-    total = torch.zeros((), dtype=torch.float64)
-    for name, raw in by_task(network, batch).items():
-        if only is None or name in only:
-            task = batch.tasks[name]
-            total = total + LOSSES[task.loss].per_row(raw, batch.task(name).target).sum()
-    return total
-
-
-def gradients(network: Network, batch: Batch) -> dict[str, Tensor]:
-    """The gradient of the sum of losses on every parameter; zeros where there is none."""
-    network.zero_grad()
-    loss_sum(network, batch).backward()  # type: ignore[no-untyped-call]
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-        for name, p in network.named_parameters()
-    }
-
-
-def close(one: Mapping[str, Tensor], two: Mapping[str, Tensor], tolerance: float, why: str) -> None:
-    """Fail unless the tensors under the names of ``one`` agree."""
-    for name, value in one.items():
-        gap = float((value - two[name]).detach().abs().max()) if value.numel() else 0.0
-        assert value.shape == two[name].shape, f"{why}: {name} has shape {tuple(value.shape)}"
-        assert gap <= tolerance, f"{why}: {name} differs by {gap:.3g}, {tolerance:g} is allowed"
-
-
-def turned_tasks(tasks: TaskSet) -> TaskSet:
-    """The same tasks, last first."""
-    return TaskSet(reversed(list(tasks)))
-
-
-def _rows(subject: Subject) -> bool:
-    return Law.ROWS in subject.cls.card.laws
-
-
-@suite.law("a network has one output per record, of the width of its task's head")
-def outputs_are_aligned(subject: Subject) -> None:
-    kinds = ("binary", "real", "classes", "counts", "ordinal", "binary")
-    tasks = toy_tasks(kinds)
-    network, batch = network_of(subject, tasks), doubled(tasks)
-    found = network(batch.parts, batch.labels)
-    for key, labels in batch.labels.items():
-        wanted = (len(labels), tasks.groups[key].outputs)
-        assert tuple(found.raw[key].shape) == wanted, f"{key}: {tuple(found.raw[key].shape)}"
-        assert found.raw[key].dtype == torch.float64, f"{key}: {found.raw[key].dtype}"
-        width = found.features[key].records.shape
-        assert tuple(width) == (len(labels), network.trunk.width), f"features {tuple(width)}"
-    for name, penalty in found.penalties.items():
-        assert penalty.ndim == 0, f"penalty {name!r} is no scalar"
-        assert penalty.isfinite(), f"penalty {name!r} is {penalty}"
-
-
-@suite.law("one task, one row and no record at all work, and keep their dimensions")
-def small_cases_keep_their_form(subject: Subject) -> None:
-    alone = TaskSet([Task(name="only", kind="real")])
-    batch = doubled(alone, rows=1, missing=0.0)
-    found = network_of(subject, alone)(batch.parts, batch.labels)
-    assert tuple(found.raw["real"].shape) == (1, 1)
-    tasks = toy_tasks()
-    batch = doubled(tasks, missing=0.0)
-    nothing = Records(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-    raw = network_of(subject, tasks)(batch.parts, {"binary": nothing}).raw
-    assert tuple(raw["binary"].shape) == (0, 1)
-
-
-@suite.law("asking for some tasks gives what asking for all gives them", _rows)
-def any_subset_can_be_asked(subject: Subject) -> None:
-    tasks = toy_tasks()
-    network, batch = network_of(subject, tasks), doubled(tasks)
-    whole = by_task(network, batch)
-    for names in ({"real.1"}, {"binary.0", "counts.4"}, {"binary.2", "classes.3"}):
-        part = by_task(network, batch.only(names))
-        assert set(part) == names, f"asked for {sorted(names)}, got {sorted(part)}"
-        close(part, whole, 1e-12, f"asked for {sorted(names)} only")
-
-
-@suite.law("a broken slice of an absent task reaches nobody else")
-def absent_task_cannot_harm(subject: Subject) -> None:
-    tasks = toy_tasks()
-    network, batch = network_of(subject, tasks), doubled(tasks).only({"binary.0", "real.1"})
-    before = {name: raw.detach() for name, raw in by_task(network, batch).items()}
-    with torch.no_grad():
-        for parameter in network.parameters():
-            names = task_slices(parameter) or ()
-            for place, name in enumerate(names):
-                if name not in before:
-                    parameter[place] = torch.nan
-    close(before, by_task(network, batch), 0.0, "absent tasks' slices set to NaN")
-    found = gradients(network, batch)
-    assert all(g.isfinite().all() for g in found.values()), "NaN came back in a gradient"
-
-
-@suite.law("permuting the tasks permutes the outputs")
-def permutation(subject: Subject) -> None:
-    tasks = toy_tasks()
-    turned = turned_tasks(tasks)
-    one = by_task(network_of(subject, tasks), doubled(tasks))
-    two = by_task(network_of(subject, turned), doubled(turned))
-    close(one, two, 1e-12, "tasks in another order")
-
-
-@suite.law("one more task changes no other task's start")
-def more_tasks_change_no_start(subject: Subject) -> None:
-    tasks = toy_tasks()
-    more = TaskSet([Task(name="new"), *tasks, Task(name="last", kind="real")])
-    one = by_task(network_of(subject, tasks), doubled(tasks))
-    two = by_task(network_of(subject, more), doubled(more))
-    close(one, two, 1e-12, "with two more tasks in the set")
-
-
-@suite.law("the order of rows is free", _rows)
-def row_order_is_free(subject: Subject) -> None:
-    tasks = toy_tasks()
-    network, batch = network_of(subject, tasks), doubled(tasks)
-    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))
-    place = torch.argsort(order)
-    parts = {
-        schema: {name: tensor[order] for name, tensor in part.items()}
-        for schema, part in batch.parts.items()
-    }
-    labels = {key: replace(found, rows=place[found.rows]) for key, found in batch.labels.items()}
-    moved = replace(batch, parts=parts, labels=labels, ids=batch.ids[order])
-    close(by_task(network, batch), by_task(network, moved), 1e-12, "rows shuffled")
-
-
-@suite.law("a row's outputs do not depend on the other rows", _rows)
-def rows_are_separable(subject: Subject) -> None:
-    tasks = toy_tasks()
-    network, batch = network_of(subject, tasks), doubled(tasks)
-    whole = by_task(network, batch)
-    pieces = [by_task(network, piece) for piece in batch.split(5)]
-    for name, raw in whole.items():
-        cut = torch.cat([piece[name] for piece in pieces if name in piece])
-        close({name: raw}, {name: cut}, 1e-12, "rows in five pieces")
-
-
-@suite.law("a row without a label for any task changes no gradient", _rows)
-def unlabelled_row_is_as_if_removed(subject: Subject) -> None:
-    tasks = toy_tasks()
-    network, batch = network_of(subject, tasks), doubled(tasks, rows=20, missing=0.5)
-    names = {"binary.0", "classes.3"}
-    batch = batch.only(names)
-    rows = torch.unique(torch.cat([batch.task(name).rows for name in names]))
-    assert len(rows) < len(batch), "the toy has no row without a label"
-    close(gradients(network, batch), gradients(network, batch.rows(rows)), 1e-12, "rows removed")
-
-
-@suite.law("micro-batches add up to the whole batch's gradient", _rows)
-def micro_batches_are_exact(subject: Subject) -> None:
-    tasks = toy_tasks()
-    network, batch = network_of(subject, tasks), doubled(tasks)
-    whole = gradients(network, batch)
-    for pieces in (2, 4, 8):
-        parts = [gradients(network, piece) for piece in batch.split(pieces)]
-        total = {name: sum((part[name] for part in parts), torch.zeros(())) for name in whole}
-        close(whole, total, 1e-10, f"{pieces} micro-batches")
-
-
-@suite.law("gradients reach what reach() says, slice by slice, and nothing else")
-def reach_is_exact(subject: Subject) -> None:
-    tasks = toy_tasks()
-    network, batch = network_of(subject, tasks), doubled(tasks, rows=48)
-    reach = network.reach()
-    assert reach.keys() == dict(network.named_parameters()).keys(), "reach() misses parameters"
-    for name in tasks.names:
-        found = gradients(network, batch.only({name}))
-        for place, gradient in found.items():
-            reached, said = bool(gradient.any()), name in reach[place]
-            assert reached == said, f"{place}: reached by {name}: {reached}; reach() says {said}"
-            slices = task_slices(network.get_parameter(place))
-            if slices and reached:
-                hit = [t for t, part in zip(slices, gradient, strict=True) if part.any()]
-                assert hit == [name], f"{place}: {name} trains the slices of {hit}"
+@suite.law("every parameter of the network has the tasks that train it")
+def reach_is_complete(subject: Subject) -> None:
+    network = network_of(subject, toy_tasks())
+    names = dict(network.named_parameters()).keys()
+    assert network.reach().keys() == names, f"reach() differs: {network.reach().keys() ^ names}"
 
 
 @suite.law("shared parameters are those that two tasks train, and the last of them are named")
@@ -242,106 +40,18 @@ def shared_is_what_two_reach(subject: Subject) -> None:
     assert bool(last) == bool(shared), "shared parameters, and no last layer"
 
 
-@suite.law("a start is keyed by the seed, and torch's own random state is left alone")
-def starts_are_keyed(subject: Subject) -> None:
-    tasks = toy_tasks()
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        state = torch.get_rng_state()
-        one = network_of(subject, tasks, seed=1).state_dict()
-        assert torch.equal(state, torch.get_rng_state()), "the global generator moved"
-        torch.manual_seed(12)
-        two = network_of(subject, tasks, seed=1).state_dict()
-    other = network_of(subject, tasks, seed=2).state_dict()
-    for name, value in one.items():
-        assert torch.equal(value, two[name]), f"{name} differs between two starts of one seed"
-    assert any(not torch.equal(value, other[name]) for name, value in one.items()), "no seed seen"
-
-
-@suite.law("a state loads into another start and gives the same outputs")
-def state_round_trips(subject: Subject) -> None:
-    tasks = toy_tasks()
-    one, two = network_of(subject, tasks, seed=1), network_of(subject, tasks, seed=2)
-    two.load_state_dict(one.state_dict())
-    batch = doubled(tasks)
-    close(by_task(one, batch), by_task(two, batch), 0.0, "after loading the state")
-
-
-@suite.law("a network saved to a folder comes back exactly, its words plain data")
-def folder_round_trips(subject: Subject) -> None:
-    tasks = TaskSet([*toy_tasks(), Task(name="type"), Task(name="NR.AR", kind="real")])
-    network, batch = network_of(subject, tasks).float(), toy_batch(tasks)
-    words = json.loads(json.dumps(network.config, allow_nan=False))
-    with tempfile.TemporaryDirectory() as folder:
-        network.save_pretrained(folder)
-        again = Network.from_pretrained(folder)
-    assert json.loads(json.dumps(again.config)) == words, "the words of the network changed"
-    close(by_task(network, batch), by_task(again, batch), 0.0, "after saving and loading")
-
-
-@suite.law("a forward leaves its inputs and its parameters as they were")
-def inputs_are_unmutated(subject: Subject) -> None:
-    tasks = toy_tasks()
-    network, batch, twin = network_of(subject, tasks), doubled(tasks), doubled(tasks)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    network.eval()
-    network(batch.parts, batch.labels)
-    close(batch.parts["table"], twin.parts["table"], 0.0, "inputs")
-    close(before, network.state_dict(), 0.0, "parameters and buffers")
-
-
-@suite.law("training mode and evaluation mode repeat, and evaluation has no chance in it")
-def runs_repeat(subject: Subject) -> None:
-    tasks = toy_tasks()
-    network, batch = network_of(subject, tasks), doubled(tasks)
-    network.eval()
-    close(by_task(network, batch), by_task(network, batch), 0.0, "evaluated twice")
-    network.train()
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        one = by_task(network, batch)
-        torch.manual_seed(3)
-        close(one, by_task(network, batch), 0.0, "the same seed twice")
-
-
-@suite.law("float32 and float64 agree to float32's precision")
-def precisions_agree(subject: Subject) -> None:
-    tasks = toy_tasks()
-    wide = by_task(network_of(subject, tasks), doubled(tasks))
-    narrow = by_task(network_of(subject, tasks).float(), toy_batch(tasks))
-    for name, raw in narrow.items():
-        assert raw.dtype == torch.float32, f"{name} is {raw.dtype} in a float32 network"
-    close({n: r.double() for n, r in narrow.items()}, wide, 1e-4, "float32 against float64")
-
-
 @suite.law("every task's loss falls when it is trained")
 def learns(subject: Subject) -> None:
     tasks = toy_tasks()
-    network, batch = network_of(subject, tasks), doubled(tasks, rows=64, missing=0.2)
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
-
-    def each() -> dict[str, float]:
-        return {n: float(loss_sum(network, batch, [n]).detach()) for n in tasks.names}
-
-    before = each()
-    for _ in range(80):
-        optimizer.zero_grad()
-        outputs = network(batch.parts, batch.labels)
-        penalties = sum(outputs.penalties.values(), torch.zeros(()))
-        (loss_sum(network, batch) + penalties).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    after = each()
-    for name, loss in after.items():
-        assert loss < 0.8 * before[name], f"{name}: loss {before[name]:.3g} → {loss:.3g}"
+    network, batch = network_of(subject, tasks), double_batch(tasks, rows=64, missing=0.2)
+    falls(network, batch, network.parameters(), steps=80, below=0.8)
 
 
 def golden(subject: Subject) -> dict[str, list[float]]:
     """The first outputs of every task, and the size of the gradient on every parameter."""
     tasks = toy_tasks()
-    network, batch = network_of(subject, tasks), doubled(tasks)
-    found = {
-        f"raw {n}": raw.detach().flatten()[:6].tolist()
-        for n, raw in by_task(network, batch).items()
-    }
+    network, batch = network_of(subject, tasks), double_batch(tasks)
+    outputs = by_task(network, batch).items()
+    found = {f"raw {name}": raw.detach().flatten()[:6].tolist() for name, raw in outputs}
     sizes = {f"gradient {n}": [float(g.norm())] for n, g in gradients(network, batch).items()}
     return found | sizes

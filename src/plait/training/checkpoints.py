@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from plait.balancing.base import Balancer
 from plait.networks import Network
@@ -49,7 +49,7 @@ class Progress:
 class Checkpoint:
     """Everything that a resumed training needs; ``about`` is what must be the same again.
 
-    Without a ``folder`` nothing is saved or loaded.
+    Without a ``folder`` nothing is saved or loaded. ``memory`` is the procedure's.
     """
 
     network: Network
@@ -59,6 +59,7 @@ class Checkpoint:
     progress: Progress
     about: Mapping[str, Any]
     folder: Path | None = None
+    memory: nn.Module | None = None
     _saved: float = field(default_factory=time.monotonic)
     _started: float = field(default_factory=time.monotonic)
 
@@ -82,6 +83,8 @@ class Checkpoint:
         tensors, plain = self._optimizer_state()
         tensors |= {f"network/{name}": value for name, value in moving(self.network).items()}
         tensors |= {f"balancer/{name}": value for name, value in self.balancer.state_dict().items()}
+        if self.memory is not None:
+            tensors |= {f"memory/{name}": value for name, value in self.memory.state_dict().items()}
         tensors |= {f"best/{name}": value for name, value in self.best.weights.items()}
         name = f"state-{self.progress.step}.safetensors"
         data = save({key: _whole(value) for key, value in tensors.items()})
@@ -117,7 +120,9 @@ class Checkpoint:
                     f"and {here!r} here; use another folder, or remove this one"
                 )
         orders = self._orders(record["slices"])
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "balancer": {}, "best": {}}
+        parts: dict[str, dict[str, Tensor]] = {
+            kind: {} for kind in ("network", "balancer", "memory", "best")
+        }
         moments: dict[str, dict[str, Tensor]] = {}
         for path, value in load_file(folder / record["tensors"]).items():
             kind, _, name = path.partition("/")
@@ -125,10 +130,12 @@ class Checkpoint:
                 name, _, slot = name.rpartition("/")
                 moments.setdefault(name, {})[slot] = _ordered(value, orders.get(name))
             else:
-                order = None if kind == "balancer" else orders.get(name)
+                order = None if kind in ("balancer", "memory") else orders.get(name)
                 parts[kind][name] = _ordered(value, order)
         put(self.network, parts["network"])
         self.balancer.load_state_dict(parts["balancer"])
+        if self.memory is not None:
+            self.memory.load_state_dict(parts["memory"])
         self._load_optimizer(moments, record["optimizer"])
         device = next(self.network.parameters()).device
         self.best.weights = {name: value.to(device) for name, value in parts["best"].items()}

@@ -15,11 +15,11 @@ from plait.method import Method
 from plait.networks import Network
 from plait.training.best import Best
 from plait.training.checkpoints import Checkpoint, Progress
-from plait.training.engine import Engine
+from plait.training.engine import Engine, world
 from plait.training.interrupts import Interrupts
-from plait.training.loop import Loop, Run, Validate, Watcher, absent_refused
-from plait.training.optim import RowwiseAdamW, decay_groups, moves_absent
-from plait.training.procedures.base import Ground, Procedure
+from plait.training.loop import Loop, Run, Watcher, absent_refused
+from plait.training.optim import decay_groups, moves_absent
+from plait.training.procedures.base import Ground, Procedure, Validate
 from plait.training.procedures.plain import Plain
 from plait.training.schedules import Schedule
 
@@ -48,6 +48,7 @@ def fit(
     time_limit: float | None = None,
     per_task: bool = False,
     engine: Engine | None = None,
+    validation: Feed | None = None,
 ) -> Run:
     """Train a network for ``steps`` batches of a feed.
 
@@ -55,42 +56,87 @@ def fit(
     best mean are put back at the end, and ``patience`` validations without better ones end it.
     ``per_task`` clips, waits and keeps weights for each task by itself (networks side by side).
     ``clip`` is the largest norm of the gradient, ``schedule`` the learning rate's factor at a step.
+    ``validation`` is for methods that learn from held-out rows. Processes of a group each train a
+    copy of the network on their own feed, as one would on all their rows.
 
     Into a ``checkpoint`` folder the state is saved every minute, or ``checkpoint_every`` steps; the
-    same call later goes on from there, bit for bit. SIGTERM and Ctrl-C save and exit with 143. A
-    task whose loss or gradient is not finite sits the step out; :class:`TrainingError` names it
-    after ``bad_steps`` in a row. ``ValueError``: the optimizer would move absent tasks' slices.
+    same call later goes on from there, bit for bit. SIGTERM and Ctrl-C save and exit with 143.
+    :class:`TrainingError` names a task whose loss or gradient was not finite, so that it sat out,
+    ``bad_steps`` times in a row. ``ValueError``: the optimizer would move absent tasks' slices.
     """
-    procedure = procedure or Plain()
-    network = procedure.prepare(network).train()
-    ground = Ground(network, seed, micro_batches, autocast, engine or Engine())
-    balancer = _bound(balancer or Equal(), ground)
-    optimizer = optimizer or RowwiseAdamW(decay_groups(ground.parameters, 0.01))
+    procedure, engine = procedure or Plain(), engine or Engine()
+    network, balancer = _prepared(procedure, network).train(), balancer or Equal()
+    held_out = _held_out(balancer, procedure, validation)
+    ground = Ground(network, seed, micro_batches, autocast, engine, held_out, world())
+    _bind(balancer, procedure, ground)
+    optimizer = optimizer or procedure.optimizer(
+        network, decay_groups(ground.parameters, 0.01), 1e-3
+    )
     _check_optimizer(optimizer, feed, ground, min(steps, feed.steps))
-    best = Best(network, patience, per_task=per_task)
+    best, stride = Best(network, patience, per_task=per_task), validate_every or feed.steps
     about = _about(balancer, optimizer, procedure, ground, steps)
-    state = Checkpoint(network, optimizer, balancer, best, Progress(), about, checkpoint)
+    state = _taken_up(ground, optimizer, balancer, best, about, checkpoint)
     loop = Loop(state, ground, procedure, observers, schedule, clip, bad_steps)
-    state.load()
     with _random_state_kept(ground.device), loop.observed(steps), Interrupts() as interrupts:
-        while True:
-            loop.judge(validate, validate_every or feed.steps, steps)
-            if stopped := loop.over(steps, time_limit):
-                break
+        while not (stopped := loop.stopped(validate, stride, steps, time_limit)):
             problem, signals = loop.gradients(feed.batch(loop.step))
             loop.update(problem, signals)
             loop.tell(problem, signals)
             state.save(every=checkpoint_every, now=interrupts.asked)
             interrupts.leave_if_asked()
-    state.save(now=True)
-    return loop.run(stopped, keep_best=keep_best)
+        state.save(now=True)
+        run = loop.run(stopped, keep_best=keep_best)
+        loop.close(validate)
+    return run
 
 
-def _bound(balancer: Balancer, ground: Ground) -> Balancer:
+def _taken_up(
+    ground: Ground,
+    optimizer: torch.optim.Optimizer,
+    balancer: Balancer,
+    best: Best,
+    about: dict[str, object],
+    folder: Path | None,
+) -> Checkpoint:
+    """The state of the training, from its checkpoint if there is one.
+
+    Of several processes the first alone will write.
+    """
+    parts = ground.network, optimizer, balancer, best, Progress()
+    state = Checkpoint(*parts, about, folder, ground.memory)
+    state.load()
+    if ground.processes is not None:
+        ground.total(torch.zeros(1, device=ground.device))  # nobody writes before all have read
+        state.folder = folder if ground.processes.rank == 0 else None
+    return state
+
+
+def _held_out(balancer: Balancer, procedure: Procedure, feed: Feed | None) -> Feed | None:
+    """The feed of held-out rows, for those who learn from them."""
+    asking = [method for method in (balancer, procedure) if method.needs_validation]
+    if asking and feed is None:
+        raise ValueError(
+            f"{asking[0].card.name} learns from losses on held-out rows: give `fit` a feed of them "
+            "as `validation`"
+        )
+    return feed if asking else None
+
+
+def _prepared(procedure: Procedure, network: Network) -> Network:
+    """The network, where it is the one that the procedure trains."""
+    if procedure.prepare(network) is not network:
+        name = procedure.card.name
+        raise ValueError(
+            f"{name} trains a network of its own: make it, and its optimizer, with `network = "
+            f"procedure.prepare(network)` before `fit`"
+        )
+    return network
+
+
+def _bind(balancer: Balancer, procedure: Procedure, ground: Ground) -> None:
+    ground.memory = procedure.memory(ground.network)
     balancer.bind(ground.layout.names)
-    if ground.device.type == "mps":  # has no float64
-        return balancer.to(ground.device, torch.float32)
-    return balancer.to(ground.device)
+    balancer.to(ground.device, torch.float32 if ground.device.type == "mps" else None)
 
 
 def _about(

@@ -24,7 +24,7 @@ def reached(roots: Sequence[Root]) -> dict[nn.Parameter, int]:
         if node is not None:
             masks[node] = masks.get(node, 0) | 1 << bit
     found: dict[nn.Parameter, int] = {}
-    for node in reversed(_after_inputs(list(masks))):
+    for node in reversed(after_inputs(list(masks))):
         mask = masks[node]
         leaf = getattr(node, "variable", None)
         if leaf is not None:
@@ -35,7 +35,7 @@ def reached(roots: Sequence[Root]) -> dict[nn.Parameter, int]:
     return found
 
 
-def _after_inputs(starts: list[Any]) -> list[Any]:
+def after_inputs(starts: list[Any]) -> list[Any]:
     """All nodes of the graph, each after the nodes that it takes its input from."""
     order: list[Any] = []
     seen: set[Any] = set()

@@ -12,16 +12,14 @@ import torch
 
 from plait.balancing.base import Signals
 from plait.batch import Batch
-from plait.networks import Network
 from plait.training.checkpoints import Checkpoint
 from plait.training.engine import NotFiniteError
 from plait.training.interrupts import Interrupted
 from plait.training.observers import Observer
 from plait.training.optim import RowwiseAdamW, clip_joint, clip_slices, moves_absent
-from plait.training.procedures.base import Ground, Problem, Procedure
+from plait.training.procedures.base import Ground, Problem, Procedure, Validate
 from plait.training.schedules import Schedule
 
-Validate = Callable[[Network], Mapping[str, float]]
 Watcher = Observer | Callable[[Problem, Signals], None]
 ROWS_NAMED = 10  # rows of a broken step that the log names
 
@@ -136,6 +134,7 @@ class Loop:
                     raise ValueError(absent_refused(optimizer, still))
                 optimizer.step()
             balancer.advance(signals, problem.measure() if balancer.second_look else None)
+            self.procedure.advance(problem, signals)
         self.state.progress.step += 1
 
     def _count_bad(self, problem: Problem, signals: Signals) -> None:
@@ -176,14 +175,23 @@ class Loop:
         event = {"event": "valid", "step": self.step, "pass": self.step / stride}
         self._event({**event, "losses": shown})
 
+    def stopped(
+        self, validate: Validate | None, stride: int, steps: int, time_limit: float | None
+    ) -> str:
+        """Validate if it is time, and say why the training is over, or nothing."""
+        self.judge(validate, stride, steps)
+        return self.over(steps, time_limit)
+
     def over(self, steps: int, time_limit: float | None) -> str:
         """Why the training is over, or nothing."""
         if self.step >= steps:
             return "steps"
         if self.state.best.over():
             return "patience"
-        if time_limit is not None and self.state.seconds >= time_limit:
-            return "time"
+        if time_limit is not None:
+            late = torch.tensor(float(self.state.seconds >= time_limit), device=self.ground.device)
+            if float(self.ground.total(late)):  # all processes stop at the same step
+                return "time"
         return ""
 
     def tell(self, problem: Problem, signals: Signals) -> None:
@@ -196,6 +204,15 @@ class Loop:
         for observer in self.observers:
             if isinstance(observer, Observer):
                 observer.event(event)
+
+    def close(self, validate: Validate | None) -> None:
+        """Tell what the procedure has to say about the trained network."""
+        if validate is None:
+            return
+        for event in self.procedure.closing(self.ground.network, validate):
+            for observer in self.observers:
+                if isinstance(observer, Observer):
+                    observer.event({"step": self.step, **event})
 
     @contextmanager
     def observed(self, steps: int) -> Iterator[None]:

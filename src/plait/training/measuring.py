@@ -6,7 +6,7 @@ of micro-batches, each divided by it, add up to the loss of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -50,11 +50,20 @@ class Layout:
         self.loss = {key: loss_of(group.loss, group.kind) for key, group in groups.items()}
         gaussian = [self.loss[tasks[name].group].gaussian for name in self.names]
         self.gaussian = torch.tensor(gaussian, device=device)
-        self.preferences = torch.tensor([tasks[name].weight for name in self.names], device=device)
+        preferences = [tasks[name].preference for name in self.names]
+        self.preferences = torch.tensor(preferences, device=device)
         self.device = device
 
-    def units(self, batch: Batch, without: Collection[str] = ()) -> Units:
-        """The label weights of every task present; call it before the batch leaves the CPU."""
+    def units(
+        self,
+        batch: Batch,
+        without: Collection[str] = (),
+        total_of: Callable[[Tensor], Tensor] | None = None,
+    ) -> Units:
+        """The label weights of every task present; call it before the batch leaves the CPU.
+
+        ``total_of`` adds those of other processes, whose rows belong to the same batch.
+        """
         found = []
         for key, size in self.size.items():
             labels = batch.labels.get(key)
@@ -65,6 +74,7 @@ class Layout:
             else:
                 found.append(torch.bincount(labels.task, labels.weight, minlength=size))
         total = torch.cat(found) if len(found) > 1 else found[0]
+        total = total if total_of is None else total_of(total)
         there = total > 0
         if without:
             there &= torch.tensor([name not in without for name in self.names])
@@ -114,8 +124,8 @@ class Alignment:
                 )
         self.place = {
             key: torch.tensor([target.groups[key].position.get(n, -1) for n in group.tasks])
-            for key, group in source.groups.items()
-            if key in target.groups
+            for key in target.groups  # the network's order, whichever the data's is
+            if (group := source.groups.get(key)) is not None
         }
 
     def __call__(self, batch: Batch) -> Batch:
@@ -163,6 +173,12 @@ def total(batch: Batch, outputs: Outputs, units: Units) -> Losses:
 
 def sums_of(batch: Batch, outputs: Outputs, layout: Layout) -> Tensor:
     """Σ weight·loss of every task of the layout, [T]; zero for absent ones."""
+    value, place = records_of(batch, outputs, layout)
+    return value.new_zeros(len(layout.names)).index_add(0, place, value)
+
+
+def records_of(batch: Batch, outputs: Outputs, layout: Layout) -> tuple[Tensor, Tensor]:
+    """weight·loss [N] of every record, and the place [N] of its task in the layout."""
     values, places = [], []
     for key, labels in batch.labels.items():
         raw = outputs.raw[key]
@@ -174,7 +190,9 @@ def sums_of(batch: Batch, outputs: Outputs, layout: Layout) -> Tensor:
         values.append(value)
         offset = layout.offset[key]
         places.append(labels.task + offset if offset else labels.task)
+    if not values:  # another process has the labels
+        return torch.zeros(0, device=layout.device), torch.zeros(0, device=layout.device).long()
     value, place = (
         (values[0], places[0]) if len(values) == 1 else (torch.cat(values), torch.cat(places))
     )
-    return value.new_zeros(len(layout.names)).index_add(0, place, value)
+    return value, place

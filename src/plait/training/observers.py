@@ -27,6 +27,7 @@ class Observer:
     """Called after every step with the problem and its signals, and with events by name.
 
     ``valid``: the validation losses of a pass. ``dropped``: a task whose step was left out.
+    ``conflict``: the cosines between task gradients, where a :class:`ConflictMeter` tells them.
     """
 
     def start(self, step: int, steps: int) -> None:
@@ -147,7 +148,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 class ConflictMeter(Observer):
-    """The cosines between task gradients, told to ``log`` as the event ``conflict``.
+    """The cosines between task gradients, told to ``logs`` as the event ``conflict``.
 
     Where the balancer has a Gramian or a Jacobian it is read every ``every`` steps; for others the
     gradients of at most twelve tasks on ``rows`` rows are taken every ``refresh`` steps (None:
@@ -155,9 +156,9 @@ class ConflictMeter(Observer):
     """
 
     def __init__(
-        self, log: EventLog, *, every: int = 10, refresh: int | None = None, rows: int = 64
+        self, *logs: Observer, every: int = 10, refresh: int | None = None, rows: int = 64
     ) -> None:
-        self.log = log
+        self.logs = logs
         self.every = every
         self.refresh = refresh
         self.rows = rows
@@ -182,7 +183,8 @@ class ConflictMeter(Observer):
         if len(pairs):
             share = float((pairs < 0).double().mean())
             event = {"event": "conflict", "step": number, "cosine": _number(float(pairs.mean()))}
-            self.log.event({**event, "share": _number(share)})
+            for log in self.logs:
+                log.event({**event, "share": _number(share)})
 
     def _measured(self, problem: Problem) -> Tensor | None:
         size = sum(parameter.numel() for parameter in problem.ground.shared)

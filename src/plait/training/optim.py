@@ -116,10 +116,18 @@ class _Rows:
             return None
         place = (names, parameter.device)
         if place not in self.known:
-            rows = [row for row, name in enumerate(names) if name in self.present]
-            every = len(rows) == len(names)
-            self.known[place] = None if every else torch.tensor(rows, device=parameter.device)
+            rows = present_rows(parameter, self.present)
+            self.known[place] = None if rows is None or len(rows) == len(names) else rows
         return self.known[place]
+
+
+def present_rows(parameter: nn.Parameter, present: Collection[str]) -> Tensor | None:
+    """The slices of the named tasks; None for a parameter that is not sliced."""
+    names = task_slices(parameter)
+    if names is None:
+        return None
+    rows = [row for row, name in enumerate(names) if name in present]
+    return torch.tensor(rows, dtype=torch.long, device=parameter.device)
 
 
 def _step_rows(

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_type_hints
+
+LEAST: Mapping[str, float] = {
+    "passes": 1, "batch": 1, "patience": 1, "micro_batches": 1, "bad_steps": 1, "weight_decay": 0,
+    "warmup": 0,
+}  # fmt: skip
+ABOVE: Mapping[str, float] = {"learning_rate": 0, "clip": 0, "temperature": 0, "time_limit": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,12 +21,13 @@ class Training:
     sixteen steps a pass with 16 to 256 rows each. ``patience`` passes without a better validation
     loss end the training (None: never); the best weights are kept either way. ``mixing`` draws rows
     ``proportional`` (every labelled row once a pass, with all its labels), or tasks ``uniform``,
-    ``round_robin`` or with p ∝ n^(1/temperature). ``time_limit`` in seconds.
+    ``round_robin`` or with p ∝ n^(1/temperature). ``time_limit`` in seconds. Raises ``ValueError``
+    for a value out of its range.
     """
 
     passes: int = 30
     batch: int | Literal["auto"] = "auto"
-    rate: float = 2e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.05
@@ -32,3 +40,30 @@ class Training:
     bad_steps: int = 10
     device: str = "auto"
     time_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(Training)
+        for field in fields(self):
+            problem = _problem(field.name, getattr(self, field.name), hints[field.name])
+            if problem:
+                raise ValueError(f"training: {field.name} must be {problem}")
+
+
+def _problem(name: str, value: object, hint: object) -> str:
+    """What the value must be and is not, as the end of a message; empty where it fits."""
+    options = get_args(hint) or (hint,)
+    words = [word for option in options for word in get_args(option)]
+    words += [word for word in options if isinstance(word, str)]
+    if value is None and type(None) in options:
+        return ""
+    if isinstance(value, str):
+        known = f"one of {', '.join(words)}" if words else "a number"
+        return "" if value in words or hint is str else f"{known}; got {value!r}"
+    whole = int in options
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        return f"a {'whole ' if whole else ''}number; got {value!r}"
+    if name in ABOVE and not ABOVE[name] < value < float("inf"):
+        return f"a number above {ABOVE[name]}; got {value}"
+    if name in LEAST and not LEAST[name] <= value < float("inf"):
+        return f"at least {LEAST[name]}; got {value}"
+    return f"at most 1; got {value}" if name == "warmup" and value > 1 else ""

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from plait.balancing.base import Balancer
-from plait.data.mixing import Feed, feed_for
+from plait.data.mixing import Feed, Rows, auto_batch, feed_for
 from plait.networks import Network
 from plait.networks.network import evaluating
 from plait.training.fit import fit
 from plait.training.interrupts import poll
 from plait.training.loop import Run, Watcher
 from plait.training.measuring import Alignment, Layout, sums_of
-from plait.training.observers import ConflictMeter, EventLog
-from plait.training.optim import RowwiseAdamW, decay_groups
+from plait.training.observers import ConflictMeter, EventLog, Observer
+from plait.training.optim import decay_groups
 from plait.training.procedures.base import Procedure
+from plait.training.procedures.plain import Plain
 from plait.training.schedules import SCHEDULES
 from plait.training.settings import Training
 
@@ -61,13 +62,16 @@ def train(
     counts = dataset.counts("valid")
     judged = [name for name in names if counts[name]]
     log = EventLog(None if folder is None else folder / "events.jsonl")
-    meter = ConflictMeter(log, every=max(1, steps // 300), refresh=feed.steps)
-    fresh = None if balancer is None else type(balancer)(**balancer.settings())
+    told = [each for each in observers if isinstance(each, Observer)]
+    meter = ConflictMeter(log, *told, every=max(1, steps // 300), refresh=feed.steps)
+    fresh = None if balancer is None else balancer.fresh()
     return fit(
         network,
         feed,
         fresh,
-        RowwiseAdamW(decay_groups(parameters, training.weight_decay), lr=training.rate),
+        (procedure or Plain()).optimizer(
+            network, decay_groups(parameters, training.weight_decay), training.learning_rate
+        ),
         steps=steps,
         seed=seed,
         procedure=procedure,
@@ -83,7 +87,27 @@ def train(
         observers=(log, *observers) if per_task else (log, meter, *observers),
         time_limit=training.time_limit,
         per_task=per_task,
+        validation=_held_out(dataset, fresh, procedure, judged, training, seed),
     )
+
+
+def _held_out(
+    dataset: Dataset,
+    balancer: Balancer | None,
+    procedure: Procedure | None,
+    tasks: Collection[str],
+    training: Training,
+    seed: int,
+) -> Feed | None:
+    """Batches of validation rows, for a balancer or procedure that learns from them."""
+    asking = [method for method in (balancer, procedure) if method and method.needs_validation]
+    if not asking:
+        return None
+    if not tasks:
+        raise ValueError(f"{asking[0].card.name} learns from validation rows, and there are none")
+    rows = len(dataset.rows("valid"))
+    batch = auto_batch(rows) if training.batch == "auto" else int(training.batch)
+    return Rows(dataset, batch=batch, seed=seed, split="valid", tasks=tasks)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from typing import Any
 MANIFEST = "manifest.json"
 DAY = 86_400.0
 _HOST = "".join(c if c.isalnum() else "_" for c in socket.gethostname())[:32] or "host"
-_SESSION = secrets.token_hex(4)  # tells this process from an earlier one with the same number
+_SESSION = secrets.token_hex(4)  # where the system does not say when a process was born
 
 
 class DamagedError(ValueError):
@@ -56,8 +57,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(4)
-    temporary = path.parent / f".{_HOST}-{os.getpid()}-{_SESSION}-{token}{path.suffix}.tmp"
+    temporary = temporary_beside(path)
     try:
         yield temporary
         flush(temporary)
@@ -65,6 +65,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: str | Path) -> Path:
+    """A name beside ``path`` that no other process uses, and that :func:`sweep` knows."""
+    path = Path(path)
+    token = secrets.token_hex(4)
+    own = os.getpid()
+    return path.parent / f".{_HOST}-{own}-{born(own) or _SESSION}-{token}{path.suffix}.tmp"
+
+
+def discard(folder: str | Path) -> None:
+    """Remove a folder so that, whenever the process is killed, it is there whole or not at all."""
+    gone = temporary_beside(folder)
+    try:
+        Path(folder).rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def flush(path: Path) -> None:
@@ -84,18 +102,22 @@ def digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def publish(folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
+def publish(
+    folder: str | Path, about: Mapping[str, Any] | None = None, *, leave: str | None = None
+) -> None:
     """Seal a folder: a manifest with the size and SHA-256 of every file, written last.
 
-    ``about`` is plain data kept in the manifest beside the list.
+    ``about`` is plain data kept in the manifest beside the list. ``leave`` names a folder inside
+    that is no part of what is sealed.
     """
     folder = Path(folder)
     files = {}
-    for path in _contents(folder):
+    paths = [path for path in _contents(folder) if path.relative_to(folder).parts[0] != leave]
+    for path in paths:
         flush(path)
         entry = {"sha256": digest(path), "bytes": path.stat().st_size}
         files[path.relative_to(folder).as_posix()] = entry
-    for inner in {path.parent for path in _contents(folder)}:
+    for inner in {path.parent for path in paths}:
         flush(inner)
     write_json(folder / MANIFEST, {**(about or {}), "files": files})
 
@@ -131,32 +153,36 @@ def verify(folder: str | Path) -> dict[str, Any]:
 
 
 def sweep(folder: str | Path) -> list[Path]:
-    """Remove the temporary files that killed processes left in a folder; returns them."""
+    """Remove the temporary files and folders that killed processes left; returns them."""
     gone = []
     for path in sorted(Path(folder).rglob(".*.tmp")):
-        if path.is_file() and _stray(path):
+        if not _stray(path):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
-            gone.append(path)
+        gone.append(path)
     return gone
 
 
-def _contents(folder: Path) -> list[Path]:
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return [path for path in paths if path.name != MANIFEST and path.suffix != ".tmp"]
+def born(process: int) -> str:
+    """When a running process was born, in the system's own terms; empty where it does not say.
+
+    It tells a process from a later one with the same number.
+    """
+    try:
+        told = Path(f"/proc/{process}/stat").read_text("ascii", "replace")
+    except OSError:
+        return ""
+    state, *rest = told.rpartition(")")[2].split()
+    return "" if state == "Z" else rest[18]
 
 
-def _stray(path: Path) -> bool:
-    host, _, rest = path.name[1:].partition("-")
-    process, _, session = rest.partition("-")
-    if host != _HOST or not process.isdigit():  # another machine may still be writing it
-        return time.time() - path.stat().st_mtime > DAY
-    if int(process) == os.getpid():
-        return not session.startswith(_SESSION)
-    return not alive(int(process))
-
-
-def alive(process: int) -> bool:
-    """Whether a process of that number runs on this machine."""
+def alive(process: int, birth: str = "") -> bool:
+    """Whether a process of that number (and of that birth) runs on this machine."""
+    if birth and Path("/proc/self/stat").exists():
+        return born(process) == birth
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -164,3 +190,27 @@ def alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _contents(folder: Path) -> list[Path]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder)
+        passing = any(part.startswith(".") and part.endswith(".tmp") for part in inner.parts)
+        if path.is_file() and inner != Path(MANIFEST) and not passing:
+            found.append(path)
+    return found
+
+
+def _stray(path: Path) -> bool:
+    host, _, rest = path.name[1:].partition("-")
+    process, _, rest = rest.partition("-")
+    birth, _, _ = rest.partition("-")
+    if host != _HOST or not process.isdigit():  # another machine may still be writing it
+        try:
+            return time.time() - path.stat().st_mtime > DAY
+        except FileNotFoundError:  # its owner has finished it
+            return False
+    if int(process) == os.getpid():
+        return birth != (born(os.getpid()) or _SESSION)
+    return not alive(int(process), birth)

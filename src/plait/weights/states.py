@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +17,147 @@ from plait.weights.files import DamagedError, write_atomic
 
 Array = np.ndarray[Any, Any]
 
+MOST_HEADER = 2**26  # bytes
+MOST_TENSORS = 500_000
+LONGEST_NAME = 10_000
+SIZES: Mapping[str, int] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2,
+    "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+AGAIN = "copy the file again from where it is whole"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the head of a safetensors file says: type and shape by name, and its metadata."""
+
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    metadata: Mapping[str, str]
+
+
+def read_header(path: str | Path) -> Header:
+    """The checked head of a safetensors file; no tensor is read.
+
+    Raises :class:`DamagedError` naming file, tensor and fix: for a pickle, a cut file, bytes that
+    belong to no tensor, tensors that overlap, names given twice, sizes that do not fit.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            size = file.seek(0, 2)
+            _refuse_pickle(path, head)
+            length = int.from_bytes(head, "little")
+            if len(head) < 8 or length > size - 8 or length > MOST_HEADER:
+                raise DamagedError(
+                    f"{path}: not a whole safetensors file ({size} bytes, its header claims "
+                    f"{length}); {AGAIN}"
+                )
+            file.seek(8)
+            text = file.read(length)
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing; {AGAIN}") from None
+    told = _parse(path, text)
+    metadata = told.pop("__metadata__", {})
+    plain = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
+    if not plain:
+        raise DamagedError(f"{path}: its metadata are not text; {AGAIN}")
+    if len(told) > MOST_TENSORS:
+        raise DamagedError(f"{path}: {len(told):,} tensors; at most {MOST_TENSORS:,} are read")
+    places = {name: _place(path, name, row) for name, row in told.items()}
+    _covered(path, places, size - 8 - length)
+    return Header({name: (kind, shape) for name, (kind, shape, _, _) in places.items()}, metadata)
+
+
+def _refuse_pickle(path: Path, head: bytes) -> None:
+    # The length of a header may begin with the same bytes (1152 is 80 04); then zeros follow.
+    pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    pickled = pickled and any(head[3:])
+    if pickled or head[:4] == b"PK\x03\x04":
+        raise DamagedError(
+            f"{path} is a pickle (torch.save), which can run any program when it is read; plait "
+            "reads safetensors only: where you trust the file, read it with "
+            "torch.load(..., weights_only=True) and write it with safetensors.torch.save_file"
+        )
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DamagedError(f"{path}: its header names {twice[:80]!r} twice; {AGAIN}")
+        return found
+
+    try:
+        told = json.loads(text, object_pairs_hook=unique)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedError(f"{path}: its header is not readable ({error}); {AGAIN}") from error
+    if not isinstance(told, dict):
+        raise DamagedError(f"{path}: its header is no list of tensors; {AGAIN}")
+    return told
+
+
+def _place(path: Path, name: str, row: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Type, shape, begin and end of one tensor."""
+    if len(name) > LONGEST_NAME:
+        raise DamagedError(f"{path}: the tensor {name[:80]!r}… has a name of {len(name)} letters")
+    match row:
+        case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+            counts = all(type(side) is int and side >= 0 for side in shape)
+        case _:
+            raise DamagedError(f"{path}: its header does not say what {name!r} is; {AGAIN}")
+    if kind not in SIZES:
+        raise DamagedError(f"{path}: {name!r} has the type {kind!r}, which plait does not read")
+    if not counts or not 0 <= begin <= end:
+        raise DamagedError(f"{path}: {name!r} has the shape {shape} at {begin} to {end}; {AGAIN}")
+    wanted = math.prod(shape) * SIZES[kind]
+    if end - begin != wanted:
+        raise DamagedError(
+            f"{path}: {name!r} has {end - begin} bytes where {kind} {shape} takes {wanted}; {AGAIN}"
+        )
+    return kind, tuple(shape), begin, end
+
+
+def _covered(
+    path: Path, places: Mapping[str, tuple[str, tuple[int, ...], int, int]], total: int
+) -> None:
+    """Tensors must follow one another without gaps and fill the file."""
+    done, before = 0, ""
+    for name, (_, _, begin, end) in sorted(places.items(), key=lambda item: item[1][2:]):
+        if begin < done:
+            raise DamagedError(f"{path}: {name!r} overlaps {before!r}; {AGAIN}")
+        if begin > done:
+            raise DamagedError(
+                f"{path}: {begin - done} bytes before {name!r} are nobody's; {AGAIN}"
+            )
+        done, before = end, name
+    if done > total:
+        raise DamagedError(
+            f"{path}: damaged, cut short: {before!r} ends at byte {done} of {total}; {AGAIN}"
+        )
+    if done < total:
+        raise DamagedError(f"{path}: {total - done} bytes follow the last tensor; {AGAIN}")
+
 
 def read_state(path: str | Path) -> dict[str, Array]:
     """The tensors of a safetensors file, by name.
 
-    Raises :class:`DamagedError` with the path and its size where the file is cut or is no
-    safetensors file.
+    Raises :class:`DamagedError` with path, tensor and fix where the file is not whole (see
+    :func:`read_header`) or a tensor holds NaN or infinite values.
     """
     path = Path(path)
+    read_header(path)
     try:
         found: dict[str, Array] = load_file(path)
-    except SafetensorError as error:
-        size = path.stat().st_size
-        raise DamagedError(
-            f"{path}: not a whole safetensors file ({size} bytes): {error}"
-        ) from error
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise DamagedError(f"{path}: not readable as safetensors: {error}; {AGAIN}") from error
+    for name, value in found.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise DamagedError(
+                f"{path}: {name!r} holds NaN or infinite values; restore the file, or train again"
+            )
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -168,16 +167,6 @@ def _by_values(dataset: Dataset) -> Iterator[tuple[str, ...]]:
     for route in dataset.preparation.routes.values():
         if route.by is not None:
             yield tuple(route.tasks.values())
-
-
-def extrapolated(run: Callable[[int], object], few: int, all_: int) -> float:
-    """About how many seconds ``run(all_)`` takes, from ``run(few)`` and ``run(2 * few)``."""
-    times = []
-    for count in (few, 2 * few):
-        start = time.perf_counter()
-        run(count)
-        times.append(time.perf_counter() - start)
-    return max(times[0] + (times[1] - times[0]) / few * (all_ - few), 0.0)
 
 
 def random_state(*parts: object) -> int:

@@ -12,7 +12,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from plait.batch import Parts
+from plait.batch import Input, Parts, Records
 from plait.comparing.model import Asked, Model
 from plait.comparing.plain.estimators import KINDS, Estimators
 from plait.comparing.plain.view import Array, Table, View
@@ -92,6 +92,20 @@ class EstimatorModel(Model):
             values = values * scale + center
         return values
 
+    def inputs(self) -> Mapping[str, Input]:
+        return {each.key: each for each in self.view.inputs}
+
+    def try_blank(self) -> None:
+        """Estimators whose files do not fit one another fail on any row: here, not later."""
+        part = {each.key: _blank(each) for each in self.view.inputs} or {"row": torch.zeros(1, 1)}
+        for key, group in self.tasks.groups.items():
+            every = torch.arange(len(group.tasks))
+            found = self.predict({"rows": part}, {key: Records(every, torch.zeros_like(every))})
+            classes = self.tasks[group.tasks[0]].classes
+            wide = (len(classes),) if group.kind in ("classes", "ordinal") else ()
+            if tuple(found[key].shape) != (len(every), *wide):
+                raise ValueError(f"the estimators of {group.tasks[0]!r} do not fit its classes")
+
     def cost(self) -> Cost:
         count = self.fitted.parameters()
         return Cost(parameters=count, active=count)
@@ -116,3 +130,9 @@ class EstimatorModel(Model):
         ]
         fitted = KINDS[about["estimators"]].load(folder)
         return cls(tasks, pools, View.from_json(about["view"]), fitted)
+
+
+def _blank(each: Input) -> Tensor:
+    shape = [1 if side < 0 else side for side in each.shape]
+    whole = each.type in ("text", "list", "categorical")
+    return torch.zeros(1, *shape, dtype=torch.long if whole else torch.float32)

@@ -26,7 +26,9 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def _hidden(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cs") or char in _REORDER or char in _BREAKS
+    if unicodedata.category(char) in ("Cc", "Cs") or char in _REORDER or char in _BREAKS:
+        return True
+    return ord(char) & 0xFFFE == 0xFFFE or "\ufdd0" <= char <= "\ufdef"  # no character at all
 
 
 def _written(char: str) -> str:

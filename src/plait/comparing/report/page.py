@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from plait.comparing.report import curves, numbers, plots
 from plait.comparing.report.clean import cleaned
+from plait.comparing.report.glance import glance
 from plait.comparing.report.glossary import Glossary, lower, metric
 from plait.comparing.report.tables import (
     MARKS,
@@ -59,7 +60,7 @@ def html(results: Results) -> str:
         over_metrics=any(s.gain_metrics.defined for s in results.standings),
         scored=next((s.metric for s in results.standings if s.metric), ""),
         seeds=max((s.seeds for s in results.standings), default=0),
-        warn=_harm(results.standings),
+        warn=_harm(results.standings), glance=glance(tables),
         heat=heat(tables), first=first_rows(tables), data=data, left_out=left_out,
         task_axis=axis(tables.task_scale), many=many,
         costs=plots.costs(results),

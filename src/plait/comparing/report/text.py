@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv as sheets
 import io
-import re
 from collections.abc import Iterator, Sequence
 
-from plait.comparing import words
+from plait.comparing import escaping, words
 from plait.comparing.report import numbers
 from plait.comparing.report.clean import cleaned
 from plait.comparing.report.glossary import metric
@@ -25,7 +24,8 @@ def markdown(results: Results) -> str:
     results = cleaned(results)
     tables = Tables(results)
     answer = results.answer
-    parts = [f"# {_md(results.title)}", f"**{_md(answer.headline)}**", _line(answer.use)]
+    title, headline = escaping.markdown(results.title), escaping.markdown(answer.headline)
+    parts = [f"# {title}", f"**{headline}**", escaping.paragraph(answer.use)]
     parts.append(_bullets(answer.reasons))
     if answer.separate:
         parts.append(_bullets([
@@ -90,17 +90,17 @@ def csv(results: Results) -> str:
     out = sheets.writer(text, lineterminator="\r\n")  # with "\n" alone, "\r" would go unquoted
     out.writerow(["strategy", "task", "metric", "value", "low", "high", "verdict", "reason"])
     for score in results.scores:
-        names = [_safe(score.strategy), _safe(score.task)]
+        names = [escaping.cell(score.strategy), escaping.cell(score.task)]
         for name, figure in score.metrics.items():
-            reason = "" if figure.defined else _safe(score.reason or "undefined")
-            out.writerow([*names, _safe(name), *_ends(figure), "", reason])
-        reason = "" if score.gain.defined else _safe(score.reason or "undefined")
+            reason = "" if figure.defined else escaping.cell(score.reason or "undefined")
+            out.writerow([*names, escaping.cell(name), *_ends(figure), "", reason])
+        reason = "" if score.gain.defined else escaping.cell(score.reason or "undefined")
         word = WORDS[verdict(score.gain)]
         out.writerow([*names, "gain (Δm), %", *_ends(score.gain), word, reason])
     for standing in results.standings:
         if standing.failed:
-            reason = _safe(f"failed: {standing.failed}")
-            out.writerow([_safe(standing.strategy), "", "", "", "", "", "", reason])
+            reason = escaping.cell(f"failed: {standing.failed}")
+            out.writerow([escaping.cell(standing.strategy), "", "", "", "", "", "", reason])
     return text.getvalue()
 
 
@@ -163,24 +163,9 @@ def _figures(tables: Tables, tasks: Sequence[str]) -> Table:
 
 # -- Markdown --------------------------------------------------------------------------------------
 
-_MD = {char: "\\" + char for char in "\\`*_[]{}#|~$"}
-_MD |= {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;", "!": "\\!"}
-
-
-def _md(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, no links, no mentions."""
-    plain = "".join(_MD.get(char, char) for char in " ".join(text.split()))
-    return plain.replace("://", "&#58;//").replace("www.", "www&#46;")
-
-
-def _line(text: str) -> str:
-    """The same at the start of a line, where it could begin a list or underline a heading."""
-    plain = re.sub(r"^(\d+)([.)])", r"\1\\\2", _md(text))
-    return f"&#{ord(plain[0])};{plain[1:]}" if plain.startswith(("+", "-", "=")) else plain
-
 
 def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {_line(line)}" for line in lines)
+    return "\n".join(f"- {escaping.paragraph(line)}" for line in lines)
 
 
 def _md_table(table: Table, right: int) -> str:
@@ -188,7 +173,7 @@ def _md_table(table: Table, right: int) -> str:
         return "| " + " | ".join(cells) + " |"
 
     rule = [":---" if place < right else "---:" for place in range(len(table[0]))]
-    rows = [line([_md(cell) for cell in row]) for row in table]
+    rows = [line([escaping.markdown(cell) for cell in row]) for row in table]
     return "\n".join([rows[0], line(rule), *rows[1:]])
 
 
@@ -201,24 +186,9 @@ def _fenced(text: str) -> str:
 
 # -- LaTeX -----------------------------------------------------------------------------------------
 
-_TEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\char34{}",
-    "'": r"\char39{}", "`": r"\char96{}", "[": "{[}", "]": "{]}", "*": "{*}",
-    "-": "{-}", "?": "{?}", "!": "{!}", "\u2212": "$-$", "\u2013": "--", "Δ": r"$\Delta$",
-    "ρ": r"$\rho$", "κ": r"$\kappa$", "²": r"\textsuperscript{2}", "µ": r"$\mu$",
-    "★": r"$\star$", "▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "…": r"\dots{}",
-    "≈": r"$\approx$", "×": r"$\times$",
-}  # fmt: skip
-_TEX |= {char: "\\" + char for char in "&%$#_{}"}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(char, char) for char in " ".join(text.split()))
-
 
 def _tex_rows(table: Table) -> tuple[str, list[str]]:
-    head, *rows = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in table]
+    head, *rows = [" & ".join(escaping.latex(cell) for cell in row) + r" \\" for row in table]
     return head, rows
 
 
@@ -246,12 +216,6 @@ def _tex_long(table: Table, caption: str, label: str, right: int) -> str:
 
 
 # -- CSV -------------------------------------------------------------------------------------------
-
-
-def _safe(text: str) -> str:
-    """A text cell that no spreadsheet runs (CWE-1236)."""
-    plain = text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-    return "'" + plain if plain.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else plain
 
 
 def _ends(figure: Interval) -> Iterator[float | str]:

@@ -13,15 +13,16 @@ from typing import Any, ClassVar
 
 from plait.adapting.adapted import build_adapted
 from plait.comparing.apart import network_of
-from plait.comparing.building import make_network, seconds_of, train_network
+from plait.comparing.building import fresh, make_network, train_network
 from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
-from plait.comparing.strategy import Strategy, check_start, common_start
-from plait.method import Card, Method, Need, resolve, spell
+from plait.comparing.strategy import Started
+from plait.comparing.timing import seconds_of
+from plait.method import Card, Method, Need
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt(Strategy):
+class Adapt(Started):
     """Train adapters by ``method`` on the network that ``start`` names."""
 
     card: ClassVar[Card] = Card(
@@ -33,34 +34,23 @@ class Adapt(Strategy):
     parts: ClassVar[Mapping[str, str]] = {"method": "adapting"}
     inline: ClassVar[str | None] = "method"
     method: Method | str = "lora"
-    start: str = "auto"
 
     def words(self) -> str:
         """What it is."""
         return f"{self._adapter().card.name} adapters per task on one frozen network"
 
-    def requires(self, plan: Plan) -> Mapping[str, Strategy]:
-        """The network to freeze."""
-        return {"start": common_start(plan, self.start)}
-
-    def check(self, plan: Plan) -> None:
-        """The start must exist."""
-        check_start(plan, self.start, self.card.name)
-
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:
         """Attach the adapters and train them with the heads."""
         start = parts["start"]
-        spent = int(start.evidence["passes"])
-        left = max(1, plan.training.passes - spent)
         network = build_adapted(network_of(start, plan.tasks.names[0]), self._adapter(), seed)
-        found = train_network(plan, network, seed, folder, passes=left)
+        found = train_network(plan, network, seed, folder, passes=self.passes(plan))
+        spent = int(start.evidence["passes"])
         return NetworkModel(network, {**found, "best_pass": spent + found["best_pass"]})
 
     def seconds(self, plan: Plan) -> float:
         """From a few timed steps."""
         network = build_adapted(make_network(plan, 0), self._adapter(), 0)
-        return seconds_of(plan, network)
+        return seconds_of(plan, network, passes=self.passes(plan))
 
     def _adapter(self) -> Any:
-        given = self.method
-        return resolve("adapting", spell(given) if isinstance(given, Method) else given)
+        return fresh("adapting", self.method)

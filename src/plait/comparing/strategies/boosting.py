@@ -14,25 +14,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from plait.comparing.model import Model
+from plait.comparing.plain.baseline import Baseline
 from plait.comparing.plain.estimators import Boosters, load_lightgbm, threads
-from plait.comparing.plain.fitting import (
-    Sample,
-    Samples,
-    extrapolated,
-    poolable,
-    quiet,
-    random_state,
-)
+from plait.comparing.plain.fitting import Sample, Samples, quiet, random_state
 from plait.comparing.plan import Plan
-from plait.comparing.strategy import Strategy
+from plait.comparing.timing import extrapolated
 from plait.method import Card, Need, Paper
 
 PATIENCE = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boosting(Strategy):
-    """Boosted trees with ``leaves`` leaves, at most ``rounds`` of them, shrunk by ``rate``."""
+class Boosting(Baseline):
+    """At most ``rounds`` boosted trees with ``leaves`` leaves, shrunk by ``learning_rate``."""
 
     card: ClassVar[Card] = Card(
         family="strategy",
@@ -50,25 +44,22 @@ class Boosting(Strategy):
         ),
         needs=frozenset({Need.LABELLED}),
     )
-    baseline: ClassVar[bool] = True
-    pooled: bool = False
-    rate: float = 0.05
+    each: ClassVar[str] = "boosted trees"
+    one: ClassVar[str] = "boosted trees"
+    learning_rate: float = 0.05
     rounds: int = 500
     leaves: int = 31
 
     def __post_init__(self) -> None:
-        if not self.rate > 0 or self.rounds < 1 or self.leaves < 2:
-            raise ValueError("rate must be positive, rounds at least 1 and leaves at least 2")
-
-    def words(self) -> str:
-        """What it is."""
-        return "boosted trees with the task's number" if self.pooled else "boosted trees per task"
+        if not self.learning_rate > 0 or self.rounds < 1 or self.leaves < 2:
+            raise ValueError(
+                "learning_rate must be positive, rounds at least 1 and leaves at least 2"
+            )
 
     def check(self, plan: Plan) -> None:
         """LightGBM must be there, and pooling needs tasks that are alike."""
         load_lightgbm()
-        if self.pooled and not poolable(plan.dataset):
-            raise ValueError("boosting: pooled needs two tasks of one kind on the same inputs")
+        Baseline.check(self, plan)
 
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:  # noqa: ARG002
         """Boost."""
@@ -84,12 +75,13 @@ class Boosting(Strategy):
         return samples.model(Boosters(fitted), {"rounds": round(float(np.mean(rounds)))})
 
     def seconds(self, plan: Plan) -> float:
-        """From a few rounds."""
+        """From a few rounds; without a validation row none is left out."""
 
         def run(rounds: int) -> Model:
             return replace(self, rounds=rounds).run(plan, {}, 0, Path())
 
-        return extrapolated(run, 2, self.rounds)
+        held = any(plan.dataset.counts("valid").values())
+        return extrapolated(run, self.rounds, PATIENCE + 1 if held else None)
 
     def settled(self, found: Mapping[str, Any]) -> Boosting:
         """With the mean number of rounds that validation chose."""
@@ -100,7 +92,7 @@ class Boosting(Strategy):
         if len(sample.pool.tasks) > 1:
             categories = [*categories, sample.table.shape[1] - 1]
         settings = {
-            **_objective(sample), "learning_rate": self.rate, "num_leaves": self.leaves,
+            **_objective(sample), "learning_rate": self.learning_rate, "num_leaves": self.leaves,
             "seed": random_state(seed, "boosting", sample.pool.name), "deterministic": True,
             "force_row_wise": True, "num_threads": threads(), "verbose": -1,
             "feature_fraction": 0.8, "bagging_fraction": 0.8, "bagging_freq": 1,

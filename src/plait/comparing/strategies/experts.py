@@ -13,13 +13,13 @@ from typing import ClassVar
 from plait.comparing.apart import Apart, network_of
 from plait.comparing.model import Model
 from plait.comparing.plan import Plan
-from plait.comparing.strategy import Strategy, check_start, common_start
+from plait.comparing.strategy import Started
 from plait.method import Card, Need
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experts(Strategy):
-    """Fine-tune each task alone from ``start``: ``pretrained``, ``warm_up`` or ``auto``."""
+class Experts(Started):
+    """Fine-tune each task alone from ``start``."""
 
     card: ClassVar[Card] = Card(
         family="strategy",
@@ -27,23 +27,12 @@ class Experts(Strategy):
         summary="one network per task, all fine-tuned from one common start",
         needs=frozenset({Need.LABELLED}),
     )
-    start: str = "auto"
-
-    def requires(self, plan: Plan) -> Mapping[str, Strategy]:
-        """The common start."""
-        return {"start": common_start(plan, self.start)}
-
-    def check(self, plan: Plan) -> None:
-        """The start must exist."""
-        check_start(plan, self.start, self.card.name)
 
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:
         """Train each task's network from the start."""
-        start = parts["start"]
-        left = max(1, plan.training.passes - int(start.evidence["passes"]))
-        network = network_of(start, plan.tasks.names[0])
-        return Apart(plan=plan, seed=seed, start=network, passes=left).run(folder)
+        network = network_of(parts["start"], plan.tasks.names[0])
+        return Apart(plan=plan, seed=seed, start=network, passes=self.passes(plan)).run(folder)
 
     def seconds(self, plan: Plan) -> float:
         """From a few timed steps."""
-        return Apart(plan=plan, seed=0).seconds()
+        return Apart(plan=plan, seed=0, passes=self.passes(plan)).seconds()

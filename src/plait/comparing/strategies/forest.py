@@ -14,24 +14,18 @@ import numpy as np
 import scipy.sparse
 
 from plait.comparing.model import Model
+from plait.comparing.plain.baseline import Baseline
 from plait.comparing.plain.estimators import Forests, Trees, threads
-from plait.comparing.plain.fitting import (
-    Sample,
-    Samples,
-    extrapolated,
-    poolable,
-    quiet,
-    random_state,
-)
+from plait.comparing.plain.fitting import Sample, Samples, quiet, random_state
 from plait.comparing.plan import Plan
-from plait.comparing.strategy import Strategy
+from plait.comparing.timing import extrapolated
 from plait.method import Card, Need
 
 DENSE = 250_000_000  # numbers: up to here a dense table fits, and trees grow seven times faster
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forest(Strategy):
+class Forest(Baseline):
     """Random forests of ``trees`` trees with at least ``leaf`` rows in a leaf."""
 
     card: ClassVar[Card] = Card(
@@ -40,27 +34,14 @@ class Forest(Strategy):
         summary="a random forest for each task, or one with the task's number",
         needs=frozenset({Need.LABELLED}),
     )
-    baseline: ClassVar[bool] = True
-    pooled: bool = False
+    each: ClassVar[str] = "a random forest"
+    one: ClassVar[str] = "one random forest"
     trees: int = 100
     leaf: int = 2
 
     def __post_init__(self) -> None:
         if self.trees < 1 or self.leaf < 1:
             raise ValueError("trees and leaf must be at least 1")
-
-    def words(self) -> str:
-        """What it is."""
-        return (
-            "one random forest with the task's number"
-            if self.pooled
-            else "a random forest per task"
-        )
-
-    def check(self, plan: Plan) -> None:
-        """Pooling needs tasks that are alike."""
-        if self.pooled and not poolable(plan.dataset):
-            raise ValueError("forest: pooled needs two tasks of one kind on the same inputs")
 
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:  # noqa: ARG002
         """Fit the forests."""
@@ -75,7 +56,7 @@ class Forest(Strategy):
         def run(trees: int) -> Model:
             return replace(self, trees=trees).run(plan, {}, 0, Path())
 
-        return extrapolated(run, 1, self.trees)
+        return extrapolated(run, self.trees)
 
     def _fit(self, sample: Sample, seed: int) -> Trees:
         from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor

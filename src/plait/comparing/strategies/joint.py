@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from plait.comparing.building import encoder_frozen, make_network, seconds_of, train_network
+from plait.comparing.building import encoder_frozen, make_network, train_network
 from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Strategy
+from plait.comparing.timing import seconds_of
 from plait.method import Card, Method, Need, spell
 
 

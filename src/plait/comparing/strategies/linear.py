@@ -18,18 +18,20 @@ from typing import Any, ClassVar
 import numpy as np
 
 from plait.comparing.model import Model
+from plait.comparing.plain.baseline import Baseline
 from plait.comparing.plain.estimators import Linears
-from plait.comparing.plain.fitting import Sample, Samples, poolable, quiet
+from plait.comparing.plain.fitting import Sample, Samples, quiet
 from plait.comparing.plan import Plan
-from plait.comparing.strategy import Strategy
 from plait.method import Card, Need
+from plait.task import Task
 
 STRENGTHS = (0.3, 3.0, 30.0, 300.0)
+ROUNDS, EACH = 100, 5e-10  # of a solver over a table, and its seconds for a number: for estimates
 NEVER = -700.0  # the intercept of a class that no training row has: exp is still a number
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Strategy):
+class Linear(Baseline):
     """One linear model per task, or one for all alike tasks."""
 
     card: ClassVar[Card] = Card(
@@ -38,25 +40,14 @@ class Linear(Strategy):
         summary="a linear model for each task, or one with the task's number",
         needs=frozenset({Need.LABELLED}),
     )
-    baseline: ClassVar[bool] = True
     seeded: ClassVar[bool] = False
-    pooled: bool = False
+    each: ClassVar[str] = "a linear model"
+    one: ClassVar[str] = "one linear model"
     strength: float | None = None
 
     def __post_init__(self) -> None:
         if self.strength is not None and not self.strength > 0:
             raise ValueError(f"strength must be positive, got {self.strength}")
-
-    def words(self) -> str:
-        """What it is."""
-        return (
-            "one linear model with the task's number" if self.pooled else "a linear model per task"
-        )
-
-    def check(self, plan: Plan) -> None:
-        """Pooling needs tasks that are alike."""
-        if self.pooled and not poolable(plan.dataset):
-            raise ValueError("linear: pooled needs two tasks of one kind on the same inputs")
 
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:  # noqa: ARG002
         """Fit every strength, keep the best."""
@@ -73,9 +64,20 @@ class Linear(Strategy):
             return samples.model(fit(self.strength), {"strength": self.strength})
         return samples.model(*samples.choose(STRENGTHS, fit))
 
+    def seconds(self, plan: Plan) -> float:
+        """From the size of the tables: the solvers go over them about so many times."""
+        samples = Samples(plan, codes=False, pooled=self.pooled)
+        size = float(sum(sample.table.size * outputs_of(sample.kind) for sample in samples))
+        return size * ROUNDS * (1 if self.strength is not None else len(STRENGTHS)) * EACH
+
     def settled(self, found: Mapping[str, Any]) -> Linear:
         """With the strength that validation chose."""
         return replace(self, strength=found["strength"])
+
+
+def outputs_of(task: Task) -> int:
+    """Rows of a task's weights: one for a number or a yes, one for each class."""
+    return len(task.classes) if task.kind in ("classes", "ordinal") else 1
 
 
 def fit_linear(sample: Sample, strength: float) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +93,7 @@ def fit_linear(sample: Sample, strength: float) -> tuple[np.ndarray, np.ndarray]
         found = PoissonRegressor(alpha=strength / n, max_iter=200)
         found.fit(sample.table, sample.target, weight)
         return np.atleast_2d(found.coef_), np.atleast_1d(found.intercept_)
-    outputs = 1 if kind == "binary" else sample.kind.outputs + (kind == "ordinal")
+    outputs = outputs_of(sample.kind)
     seen = np.unique(sample.target).astype(int)
     weights = np.zeros((outputs, sample.table.shape[1]))
     intercepts = np.full(outputs, NEVER)

@@ -15,20 +15,20 @@ from typing import Any, ClassVar
 import torch
 
 from plait.comparing.apart import network_of
-from plait.comparing.building import copy_heads, validation_loss
+from plait.comparing.building import copy_heads, fresh, validation_loss
 from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
-from plait.comparing.strategy import Strategy, check_start, common_start
+from plait.comparing.strategy import Started, Strategy
 from plait.merging.base import Have
 from plait.merging.pool import Pool, State
-from plait.method import Card, Method, Need, resolve, spell
+from plait.method import Card, Method, Need, resolve
 from plait.networks import Network
 from plait.training.train import device_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merge(Strategy):
-    """Merge experts by ``method``; ``start`` is where they begin: see :class:`Experts`."""
+class Merge(Started):
+    """Merge experts by ``method``; ``start`` is where they begin."""
 
     card: ClassVar[Card] = Card(
         family="strategy",
@@ -39,7 +39,6 @@ class Merge(Strategy):
     parts: ClassVar[Mapping[str, str]] = {"method": "merging"}
     inline: ClassVar[str | None] = "method"
     method: Method | str = "task_arithmetic"
-    start: str = "auto"
 
     def words(self) -> str:
         """What it is."""
@@ -48,11 +47,7 @@ class Merge(Strategy):
     def requires(self, plan: Plan) -> Mapping[str, Strategy]:
         """The common start and the experts."""
         experts: Strategy = resolve("strategy", {"experts": {"start": self.start}})
-        return {"start": common_start(plan, self.start), "experts": experts}
-
-    def check(self, plan: Plan) -> None:
-        """The start must exist."""
-        check_start(plan, self.start, self.card.name)
+        return {**Started.requires(self, plan), "experts": experts}
 
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:  # noqa: ARG002
         """Merge in memory."""
@@ -81,14 +76,10 @@ class Merge(Strategy):
         merger = self._merger()
         if "scale" not in found or "scale" not in type(merger).accepted():
             return self
-        ((name, settings),) = ((merger.card.name, merger.settings()),)
-        return replace(
-            self, method=resolve("merging", {name: {**settings, "scale": found["scale"]}})
-        )
+        return replace(self, method=replace(merger, scale=found["scale"]))
 
     def _merger(self) -> Any:
-        given = self.method
-        return resolve("merging", spell(given) if isinstance(given, Method) else given)
+        return fresh("merging", self.method)
 
 
 def state_of(network: Network) -> State:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from plait.comparing.building import encoder_frozen, make_network, seconds_of, train_network
+from plait.comparing.building import encoder_frozen, make_network, train_network
 from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Strategy
+from plait.comparing.timing import seconds_of
 from plait.method import Card, Need
 
 
@@ -53,6 +54,7 @@ class WarmUp(Strategy):
 
     def seconds(self, plan: Plan) -> float:
         """From a few timed steps."""
-        if self.share == 0:
-            return 0.0
-        return seconds_of(plan, make_network(plan, 0)) * self.passes(plan) / plan.training.passes
+        passes = self.passes(plan)
+        return (
+            seconds_of(plan, make_network(plan, 0), passes=passes, early=False) if passes else 0.0
+        )

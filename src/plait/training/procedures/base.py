@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,90 +13,25 @@ from torch import Tensor, nn
 
 from plait.balancing.base import Balancer, Signals
 from plait.batch import Batch
-from plait.data.seeding import key
-from plait.method import Method
-from plait.networks import Network
+from plait.networks import Network, Outputs
 from plait.networks.base import task_slices
+from plait.networks.network import evaluating
 from plait.training.engine import (
     Blocks,
-    Engine,
+    Gathered,
     NotFiniteError,
     accumulate,
-    diagonal,
+    added,
+    gather,
     roots_of,
     signals_of,
-    task_gradients,
 )
-from plait.training.measuring import Alignment, Layout, Losses, Units, total
+from plait.training.measuring import Layout, Losses, Units, records_of, total
+from plait.training.procedures.gradients import TaskGradients
+from plait.training.procedures.ground import Ground
+from plait.training.procedures.procedure import Procedure, Validate
 
-
-@dataclass
-class Ground:
-    """What stays the same over a training. ``autocast`` runs forwards in bfloat16, or as given."""
-
-    network: Network
-    seed: int = 0
-    micro_batches: int = 1
-    autocast: bool | torch.dtype = False
-    engine: Engine = field(default_factory=Engine)
-
-    def __post_init__(self) -> None:
-        parameters = list(self.network.parameters())
-        self.device = parameters[0].device if parameters else torch.device("cpu")
-        self.layout = Layout(self.network.tasks, self.device)
-        self.shared = self.network.shared_parameters()
-        self.specific = self.network.specific_parameters()
-        self.parameters = [*self.shared, *self.specific]
-        moving = (b for b in self.network.buffers() if b.is_floating_point())
-        self.buffers = [buffer for buffer in moving if buffer.numel()]
-        self.even = bool((self.layout.preferences == 1).all())
-        self._places: dict[tuple[str, ...], Tensor] = {}
-        self._alignments: dict[int, Alignment] = {}
-        self._owners: dict[nn.Parameter, tuple[str, ...]] | None = None
-
-    def aligned(self, batch: Batch) -> Batch:
-        """The batch with its records numbered as the network's tasks are."""
-        if batch.tasks is self.network.tasks:
-            return batch
-        known = self._alignments.get(id(batch.tasks))
-        if known is None:
-            known = self._alignments[id(batch.tasks)] = Alignment(batch.tasks, self.network.tasks)
-        return known(batch)
-
-    def places(self, parameter: nn.Parameter) -> Tensor:
-        """Where the owners of a specific parameter's slices stand in the layout."""
-        if self._owners is None:
-            reach = self.network.reach()
-            named = dict(self.network.named_parameters())
-            self._owners = {named[n]: tuple(tasks) for n, tasks in reach.items() if n in named}
-        names = task_slices(parameter) or self._owners[parameter]
-        if names not in self._places:
-            found = [self.layout.names.index(name) for name in names]
-            self._places[names] = torch.tensor(found, device=self.device)
-        return self._places[names]
-
-    def reseed(self, *parts: object) -> None:
-        """Key the randomness of the next forward (dropout, say)."""
-        number = key(self.seed, *parts)
-        torch.default_generator.manual_seed(number)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed_all(number)
-        elif self.device.type == "mps":
-            torch.mps.manual_seed(number)
-
-
-@dataclass
-class TaskGradients:
-    """Exact task gradients of a whole batch.
-
-    ``losses`` [t]; ``blocks`` on the shared parameters; ``heads`` the unweighted gradients on the
-    specific ones, None where unreached; ``penalties`` on all of them, None where there are none.
-    """
-
-    losses: Tensor
-    blocks: Blocks
-    heads: list[Tensor | None]
-    penalties: list[Tensor | None] | None
+__all__ = ["Ground", "Problem", "Procedure", "TaskGradients", "Validate"]
 
 
 class Problem:
@@ -105,18 +41,26 @@ class Problem:
     """
 
     def __init__(
-        self, ground: Ground, batch: Batch, step: int, without: Collection[str] = ()
+        self,
+        ground: Ground,
+        batch: Batch,
+        step: int,
+        without: Collection[str] = (),
+        part: tuple[object, ...] = (),
     ) -> None:
         self.ground = ground
         self.step = step
+        self.part = part  # keys its randomness, where the step has several problems
         self.batch = batch = ground.aligned(batch)
-        self.units: Units = ground.layout.units(batch, without)
+        summed = None if ground.processes is None else ground.processes.total
+        self.units: Units = ground.layout.units(batch, without, summed)
         if without:
             batch = batch.only(set(self.units.tasks))
         if ground.device.type != "cpu":
             batch = batch.to(ground.device)
         cuts = ground.micro_batches
-        self.pieces = [p for p in batch.split(cuts) if p.labels] if cuts > 1 else [batch]
+        self.pieces = [p for p in batch.split(cuts) if p.labels] if cuts > 1 else []
+        self.pieces = self.pieces or [batch]
         self._lost = tuple(without)
         self._buffers = [buffer.clone() for buffer in ground.buffers]
 
@@ -133,7 +77,45 @@ class Problem:
     def without(self, tasks: Collection[str]) -> Problem:
         """The same step with the records of some tasks left out, nothing having happened yet."""
         self.restore()
-        return Problem(self.ground, self.batch, self.step, (*self._lost, *tasks))
+        lost = (*self._lost, *tasks)
+        return Problem(self.ground, self.batch, self.step, lost, self.part)
+
+    def cut(self, pieces: int) -> list[Problem]:
+        """Independent parts of the batch as problems of their own, each with its own mean losses.
+
+        Rows are dealt one by one, so that each task's are spread over the parts; a part without
+        labels is left out.
+        """
+        rows = torch.arange(len(self.batch), device=self.batch.ids.device)
+        parts = [self.batch.rows(rows[start::pieces]) for start in range(pieces)]
+        return [
+            Problem(self.ground, part, self.step, self._lost, (*self.part, number))
+            for number, part in enumerate(parts)
+            if part.labels
+        ]
+
+    def held_out(self) -> Problem:
+        """The step's held-out batch, as a problem of its own."""
+        feed = self.ground.validation
+        if feed is None:
+            raise ValueError("this needs held-out rows: give `fit` a feed of them as `validation`")
+        batch = feed.batch(self.step)
+        return Problem(self.ground, batch, self.step, self._lost, (*self.part, "validation"))
+
+    @cached_property
+    def validation(self) -> Tensor | None:
+        """The losses [t] on held-out rows in evaluation mode, NaN for a task that has none."""
+        if self.ground.validation is None or "validation" in self.part:
+            return None
+        other = self.held_out()
+        with evaluating(self.network):
+            losses = other.measure()
+        whole = losses.new_full((len(self.ground.layout.names),), math.nan)
+        if other.units.places is None:
+            whole = losses
+        else:
+            whole[other.units.places] = losses
+        return self.units.pick(whole)
 
     def restore(self) -> None:
         """Put the network's buffers (running statistics) back to where the step began."""
@@ -145,61 +127,143 @@ class Problem:
 
         ``only`` leaves out the records of all other tasks; rows stay.
         """
+        piece, outputs = self.run(number, only)
+        return total(piece, outputs, self.units), self.penalty(outputs, piece)
+
+    @cached_property
+    def rows(self) -> float:
+        """The rows of the whole batch, those of other processes included."""
+        rows = len(self.batch)
+        if self.ground.processes is None:
+            return rows
+        return float(self.ground.total(torch.tensor(float(rows), device=self.ground.device)))
+
+    def penalty(self, outputs: Outputs, piece: Batch) -> Tensor | None:
+        """The sum of the network's penalties, by the piece's share of the rows."""
+        if not outputs.penalties:
+            return None
+        share = len(piece) / self.rows
+        return torch.stack(list(outputs.penalties.values())).sum() * share
+
+    def run(self, number: int, only: str | None = None) -> tuple[Batch, Outputs]:
+        """A piece, and what the network makes of it."""
         ground, piece = self.ground, self.pieces[number]
         if only is not None:
             piece = piece.only({only})
-        ground.reseed("forward", self.step, number)
+        ground.reseed("forward", self.step, number, *self.part)
         with self._precision():
-            outputs = ground.network(piece.parts, piece.labels)
-        penalty = None
-        if outputs.penalties:
-            share = len(piece) / len(self.batch)
-            penalty = torch.stack(list(outputs.penalties.values())).sum() * share
-        return total(piece, outputs, self.units), penalty
+            return piece, ground.network(piece.parts, piece.labels)
+
+    def records(self, number: int) -> tuple[Tensor, Tensor]:
+        """weight·loss [N] of a piece's records with their graph, and each one's place [N].
+
+        ``ground.layout.names[place]`` is its task; a task's loss is the sum over the whole batch
+        divided by its ``units``.
+        """
+        return records_of(*self.run(number), self.ground.layout)
 
     @torch.no_grad()
     def measure(self) -> Tensor:
         """The losses [t] of the whole batch as the network is now; nothing of it changes."""
         with self.kept_buffers():
             values = [self.look(number)[0].value for number in range(len(self.pieces))]
-        return values[0] if len(values) == 1 else torch.stack(values).sum(0)
+        return self.ground.total(values[0] if len(values) == 1 else torch.stack(values).sum(0))
 
-    def descend(self, losses: Losses, penalty: Tensor | None, weights: Tensor) -> None:
-        """Add the gradient of Σ α_i L_i and the penalty to every parameter."""
+    def descend(
+        self,
+        losses: Losses,
+        penalty: Tensor | None,
+        weights: Tensor,
+        heads: Tensor | None = None,
+    ) -> None:
+        """Add the gradient of Σ α_i L_i and the penalty to every parameter.
+
+        ``heads`` [t] are other weights for what is not shared.
+        """
+        if not losses.value.requires_grad:  # another process has the labels
+            return
         value = torch.dot(weights.to(losses.value.dtype), losses.value)
-        (value if penalty is None else value + penalty).backward()  # type: ignore[no-untyped-call]
+        if heads is None:
+            (value if penalty is None else value + penalty).backward()  # type: ignore[no-untyped-call]
+            return
+        ground = self.ground
+        accumulate(ground.shared, _gradients(value, ground.shared, retain=True))
+        other = torch.dot(heads.to(losses.value.dtype), losses.value)
+        accumulate(ground.specific, _gradients(other, ground.specific, retain=penalty is not None))
+        if penalty is not None:
+            accumulate(ground.parameters, _gradients(penalty, ground.parameters))
 
-    def task_gradients(self) -> TaskGradients:
+    def task_gradients(self, balancer: Balancer | None = None) -> TaskGradients:
         """The exact gradients of every task, summed over micro-batches.
 
-        Raises :class:`NotFiniteError` for tasks whose loss or gradient is not finite.
+        For a ``balancer`` those of one piece are held as its products need them. Raises
+        :class:`NotFiniteError` for tasks whose loss or gradient is not finite.
         """
+        self.check_shared()
+        found: TaskGradients | None = None
+        whole = balancer is None or len(self.pieces) > 1 or self.ground.processes is not None
+        for number in range(len(self.pieces)):
+            piece = self._piece_gradients(*self.look(number), None if whole else balancer)
+            found = piece if found is None else found.plus(piece)
+        assert found is not None
+        found = self._of_all(found)
+        self.signals(found.losses)
+        self.check_finite(found.shared)
+        return found
+
+    def _of_all(self, found: TaskGradients) -> TaskGradients:
+        """What all processes have found together."""
         ground = self.ground
-        if not ground.shared:
+        if ground.processes is None:
+            return found
+        assert isinstance(found.shared, Gathered)
+        penalties = found.penalties
+        if penalties is not None:
+            penalties = ground.gradients(penalties, ground.parameters)
+        return TaskGradients(
+            ground.total(found.losses),
+            ground.processes.gathered(found.shared),
+            ground.gradients(found.heads, ground.specific),
+            penalties,
+        )
+
+    def share(self) -> None:
+        """Sum the gradients that each process has filled from its own rows."""
+        ground = self.ground
+        if ground.processes is not None:
+            found = ground.gradients([p.grad for p in ground.parameters], ground.parameters)
+            for parameter, gradient in zip(ground.parameters, found, strict=True):
+                parameter.grad = gradient
+
+    def check_shared(self) -> None:
+        """``ValueError`` where nothing is shared, and so nothing can be compared."""
+        if not self.ground.shared:
             raise ValueError(
                 "this balancer or procedure compares gradients on shared parameters, and the "
                 "network has none"
             )
-        found: TaskGradients | None = None
-        for number in range(len(self.pieces)):
-            piece = self._piece_gradients(*self.look(number))
-            found = piece if found is None else _sum(found, piece)
-        assert found is not None
-        self.signals(found.losses)
-        finite = diagonal(found.blocks, len(self.tasks)).isfinite()
-        if not finite.all():
+
+    def check_finite(self, found: Gathered | Blocks) -> None:
+        """:class:`NotFiniteError` names the tasks whose gradient is not finite."""
+        assert isinstance(found, Gathered)
+        if not found.finite().all():
             # In one graph a gradient that is not finite spoils those of other tasks as well.
             raise NotFiniteError(self.culprits() or self.tasks)
-        return found
 
-    def _piece_gradients(self, losses: Losses, penalty: Tensor | None) -> TaskGradients:
+    def _piece_gradients(
+        self, losses: Losses, penalty: Tensor | None, balancer: Balancer | None
+    ) -> TaskGradients:
         ground, extra = self.ground, None
-        roots = roots_of(losses)
-        blocks = task_gradients(roots, ground.shared, ground.engine)
+        whole = balancer is None
+        if not losses.value.requires_grad:
+            none: list[Tensor | None] = [None] * len(ground.specific)
+            empty = Gathered(ground.shared, [], len(self.tasks))
+            return TaskGradients(losses.value, empty, none, None)
+        found = gather(roots_of(losses), ground.shared, ground.engine, balancer, whole=whole)
         if penalty is not None and penalty.requires_grad:
             extra = _gradients(penalty, ground.parameters, retain=True)
         heads = _gradients(losses.value.sum(), ground.specific)
-        return TaskGradients(losses.value.detach(), blocks, heads, extra)
+        return TaskGradients(losses.value.detach(), found, heads, extra)
 
     def fill(self, balancer: Balancer, signals: Signals, found: TaskGradients) -> None:
         """Add what a balancer made of the task gradients to the parameters that are not shared."""
@@ -244,7 +308,7 @@ class Problem:
         told = Losses(
             units.tasks, losses, units.total, pick(layout.preferences), pick(layout.gaussian)
         )
-        return signals_of(told, self.step, self.ground.seed)
+        return signals_of(told, self.step, self.ground.seed, self.validation)
 
     def alone(self, place: int) -> list[Tensor | None]:
         """One task's gradient on all parameters, the shared first, from its own records only."""
@@ -252,8 +316,8 @@ class Problem:
         for number, piece in enumerate(self.pieces):
             if len(piece.task(self.tasks[place])):
                 losses, _ = self.look(number, only=self.tasks[place])
-                found = add(found, _gradients(losses.value[place], self.ground.parameters))
-        return found
+                found = added(found, _gradients(losses.value[place], self.ground.parameters))
+        return self.ground.gradients(found, self.ground.parameters)
 
     def culprits(self) -> tuple[str, ...]:
         """The tasks whose own loss or gradient, each run by itself, is not finite."""
@@ -283,44 +347,12 @@ class Problem:
         return torch.autocast(self.ground.device.type, dtype=dtype)
 
 
-class Procedure(Method):
-    """A method that changes the step itself; ``card.family`` is ``procedure``."""
-
-    def prepare(self, network: Network) -> Network:
-        """The network to train, before the optimizer is made."""
-        return network
-
-    def gradients(self, problem: Problem, balancer: Balancer) -> Signals:
-        """Fill ``.grad`` of every parameter for one step, and say what was seen.
-
-        Raises :class:`NotFiniteError`; ``fit`` then repeats the step without those tasks.
-        """
-        raise NotImplementedError
-
-
 def _gradients(
     value: Tensor, parameters: Sequence[nn.Parameter], *, retain: bool = False
 ) -> list[Tensor | None]:
     if not parameters or not value.requires_grad:
         return [None] * len(parameters)
     return list(torch.autograd.grad(value, parameters, retain_graph=retain, allow_unused=True))
-
-
-def add(old: Sequence[Tensor | None], new: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Sums of gradients that may be missing."""
-    return [b if a is None else a if b is None else a + b for a, b in zip(old, new, strict=True)]
-
-
-def _sum(one: TaskGradients, two: TaskGradients) -> TaskGradients:
-    penalties = one.penalties or two.penalties
-    if one.penalties is not None and two.penalties is not None:
-        penalties = add(one.penalties, two.penalties)
-    return TaskGradients(
-        one.losses + two.losses,
-        add(one.blocks, two.blocks),
-        add(one.heads, two.heads),
-        penalties,
-    )
 
 
 def _where(tasks: Sequence[str], mask: Tensor) -> tuple[str, ...]:

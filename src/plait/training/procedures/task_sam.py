@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from plait.balancing.base import Balancer, Signals
 from plait.method import Card, Law, Need, Paper
-from plait.training.engine import Blocks, accumulate, combine
-from plait.training.procedures.base import Problem, Procedure, TaskGradients, add
+from plait.training.engine import Blocks, accumulate, added, combine
+from plait.training.procedures.base import Problem, Procedure, TaskGradients
 
 
 @final
@@ -90,7 +90,7 @@ class TaskSam(Procedure):
                 for block, gradient in zip(blocks, found, strict=False):
                     if block is not None and gradient is not None:
                         block[i] = gradient * preferences[i]
-                heads = add(heads, found[len(shared) :])
+                heads = added(heads, found[len(shared) :])
         return TaskGradients(here.losses, blocks, heads, here.penalties)
 
     def _stretched(self, gradient: Tensor, parameter: Tensor) -> Tensor:

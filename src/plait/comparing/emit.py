@@ -1,6 +1,7 @@
-"""Plain data → YAML as people write it; :func:`plait.recipes.document.parse` gives it back.
+"""Plain data → YAML as people write it: short mappings stand on one line.
 
-Short mappings stand on one line; text is quoted where the reader would take it for something else.
+Text is quoted where a reader would take it for something else. Recipes are written by this, and
+read by :func:`plait.recipes.document.parse`, which gives the same data back.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plait.recipes.document import scalar
-
 WIDTH = 90
+KEY = 1000
 _BARE = re.compile(r"[\w./][\w.+/() -]*(?<! )")
+_NULL = re.compile(r"(~|null|Null|NULL)?")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
+_SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _SHORT = {"\n": "\\n", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
 
@@ -25,7 +30,7 @@ def inline(value: Any) -> str:
     """Any plain value on one line: ``{rank: 8, names: [a, b]}``."""
     match value:
         case Mapping():
-            return "{" + ", ".join(f"{word(str(k))}: {inline(v)}" for k, v in value.items()) + "}"
+            return "{" + ", ".join(f"{_key(str(k))}: {inline(v)}" for k, v in value.items()) + "}"
         case str():
             return word(value)
         case Sequence():
@@ -48,6 +53,12 @@ def word(text: str) -> str:
     )
 
 
+def _key(text: str, between: str = " ") -> str:
+    """A key; a long one is announced, since YAML looks for its colon in 1,024 letters only."""
+    written = word(text)
+    return written if len(written) < KEY else f"? {written}{between}"
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     return (
@@ -58,7 +69,7 @@ def _escape(character: str) -> str:
 def _rows(value: Mapping[str, Any], level: int) -> list[str]:
     rows = []
     for key, item in value.items():
-        start = "  " * level + word(str(key)) + ":"
+        start = "  " * level + _key(str(key), "\n" + "  " * level) + ":"
         line = f"{start} {inline(item)}"
         nested = isinstance(item, Mapping) and any(isinstance(v, Mapping) for v in item.values())
         # At the top each task, table and strategy has a line of its own.
@@ -69,3 +80,18 @@ def _rows(value: Mapping[str, Any], level: int) -> list[str]:
         else:
             rows.append(line)
     return rows
+
+
+def scalar(text: str) -> Any:
+    """A plain scalar by the core rules of YAML 1.2: ``no``, ``007`` and dates are text."""
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    if _WHOLE.fullmatch(text):
+        return int(text) if len(text) < 20 else text
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    if _SPECIAL.fullmatch(text):
+        return float(text.replace(".", "", 1))
+    return text

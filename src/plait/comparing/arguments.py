@@ -1,0 +1,66 @@
+"""What :func:`plait.compare` is given, checked before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_SHAPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "targets": ((str, Mapping, Iterable), "column names, or {column: kind}"),
+    "tasks": ((str, Mapping, Iterable), "column names, or {name: kind}"),
+    "strategies": ((str, Mapping, Iterable), "names of strategies, or {label: method}"),
+    "encoder": ((Mapping,), "a mapping, such as {'trunk': {'mlp': {'width': 64}}}"),
+    "seeds": ((int, Mapping), "a whole number, or {'init': 3, 'split': 1}"),
+    "id": ((str,), "the name of a column"),
+    "intervals": ((str,), "the name of a column"),
+}
+
+
+def check(*, out: str | Path | None, **given: Any) -> None:
+    """Raise ``ValueError`` for arguments of another shape than they take, all of them at once.
+
+    An encoder's keys, names and settings are checked as well.
+    """
+    wrong = [
+        f"{name} must be {words}; got {given[name]!r}"
+        for name, (kinds, words) in _SHAPES.items()
+        if given.get(name) is not None and not isinstance(given[name], kinds)
+    ]
+    wrong += [*_strategies(given.get("strategies")), *_tasks(given.get("tasks"))]
+    split, sample, time = (given.get(name) for name in ("split", "sample", "time"))
+    if split is not None and not hasattr(split, "fractions"):
+        wrong.append(f"split must be a SplitSpec of plait.data; got {split!r}")
+    if sample is not None and not (_number(sample) and 0 < sample <= 1):
+        wrong.append(f"sample must be a number above 0 and at most 1; got {sample!r}")
+    if time is not None and not (_number(time) and time > 0):
+        wrong.append(f"time must be seconds, above 0; got {time!r}")
+    if out is not None and Path(out).is_file():
+        wrong.append(f"out: {out} is a file; give a folder")
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    if given.get("encoder"):
+        from plait.networks.encoder import check_encoder
+
+        check_encoder(given["encoder"])
+
+
+def _strategies(given: Any) -> Iterator[str]:
+    if not isinstance(given, (list, tuple)):
+        return
+    names = [name for name in given if isinstance(name, str)]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"strategies: {name!r} is given twice; name them: {{label: method}}"
+    for other in given:
+        if not isinstance(other, str):
+            yield f"strategies: a list holds names; got {other!r}; write {{label: method}}"
+
+
+def _tasks(given: Any) -> Iterator[str]:
+    for name, task in given.items() if isinstance(given, Mapping) else ():
+        if not (task is None or isinstance(task, (str, Mapping)) or hasattr(task, "target")):
+            yield f"task {name!r} is a kind, a mapping or a TaskSpec; got {task!r}"
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

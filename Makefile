@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check format index bench clean
+.PHONY: demo test test-slow test-campaigns check format index bench clean
 
 demo: $(READY)
 	$(BIN)/plait demo --out runs/demo
@@ -14,6 +14,10 @@ test: $(READY) check
 # Slower oracles: peers, long resume runs, fuzzing.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# A study killed, ended, starved of disk and raced for, again and again; about 40 minutes.
+test-campaigns: $(READY)
+	$(BIN)/python -W ignore tests/campaigns/run_campaigns.py
 
 check: $(READY)
 	$(BIN)/ruff check --quiet .

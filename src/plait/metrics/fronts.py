@@ -22,7 +22,8 @@ def efficient(points: Floats) -> NDArray[np.bool_]:
     """
     worse = np.all(points[:, None, :] >= points[None, :, :], axis=2)
     strictly = np.any(points[:, None, :] > points[None, :, :], axis=2)
-    return ~np.any(worse & strictly, axis=1)
+    found: NDArray[np.bool_] = ~np.any(worse & strictly, axis=1)
+    return found
 
 
 def hypervolume(points: Floats, reference: Floats) -> float:

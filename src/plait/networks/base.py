@@ -61,6 +61,11 @@ class TaskBank(nn.Module):
         self.reset()
         return parameter
 
+    def stack(self, name: str) -> Tensor:
+        """A parameter [T, ...], or what ``functional_call`` puts in its place."""
+        found: Tensor = getattr(self, name)
+        return found
+
     @torch.no_grad()
     def reset(self, seed: int = 0, place: str = "") -> None:
         """Start afresh, each slice keyed by (seed, place, parameter, task)."""

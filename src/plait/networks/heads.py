@@ -42,10 +42,16 @@ class Heads(nn.Module):
         """(features, records) by head group → raw outputs [N, outputs] by head group."""
         raw = {}
         for key, records in asked.items():
-            bank = self.banks[escape(key)]
-            weight, bias = bank.get_parameter("weight"), bank.get_parameter("bias")
+            bank = self.bank(key)
+            weight, bias = bank.stack("weight"), bank.stack("bias")
             raw[key] = routed_linear(features[key], records.task, weight, bias)
         return raw
+
+    def bank(self, group: str) -> TaskBank:
+        """The bank of a head group."""
+        found = self.banks[escape(group)]
+        assert isinstance(found, TaskBank)
+        return found
 
     @torch.no_grad()
     def start_at(self, priors: Mapping[str, Tensor]) -> None:

@@ -104,12 +104,12 @@ class _Mmoe(Trunk):
         features = Features(mix(outputs, self.gates(x, group, records), records.rows, task))
         if self.tower is None:
             return features
-        weight, bias = self.tower.get_parameter("weight"), self.tower.get_parameter("bias")
+        weight, bias = self.tower.stack("weight"), self.tower.stack("bias")
         return Features(routed_linear(features, task, weight, bias).relu())
 
     def gates(self, x: Tensor, group: str, records: Records) -> Tensor:
         """The gates [N, E] of the records, from the encoder's output [B, d]."""
-        task, weight = self.positions(group, records), self.gate.get_parameter("weight")
+        task, weight = self.positions(group, records), self.gate.stack("weight")
         return routed_linear(Features(x, records.rows), task, weight).softmax(1)
 
     @torch.no_grad()

@@ -3,8 +3,8 @@
 Members θ_1 … θ_T, one for each task. Each step draws W points a ~ Dirichlet(p·1_T) and runs the
 network at θ(a) = Σ_i a_i θ_i; the loss is Σ_a Σ_i a_i L_i(θ(a)) + λR. The ranking R says that a
 larger a_i should mean a smaller L_i: with the draws sorted by a_i and E their W − 1 adjacent pairs,
-R = Σ_i log(1/|E| Σ_(hi,lo)∈E exp([L_i(hi) − L_i(lo)]₊)), hi the one of larger a_i. Member i gets a_i
-times the gradient at θ(a). Afterwards a network is served at any point of the simplex.
+R = Σ_i log(1/|E| Σ_(hi,lo)∈E exp([L_i(hi) − L_i(lo)]₊)), hi the one of larger a_i. Member i gets
+a_i times the gradient at θ(a). Afterwards a network is served at any point of the simplex.
 
     >>> points = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
     >>> float(ranking(torch.tensor([[0.2, 0.5], [0.5, 0.2]]), points))  # in the right order

@@ -43,8 +43,9 @@ def sampled(problem: Problem, count: int) -> tuple[TaskGradients, list[Gathered]
     for part in parts:
         found = part.task_gradients()
         rows = torch.tensor([tasks.index(name) for name in part.tasks], device=device)
-        mine = part.units.total / problem.units.total[rows]
-        losses = losses.to(found.losses).index_add(0, rows, mine.to(found.losses) * found.losses)
+        whole = problem.units.total[rows].to(found.losses)
+        mine = part.units.total.to(found.losses) / whole
+        losses = losses.to(found.losses).index_add(0, rows, mine * found.losses)
         heads = added(heads, part.weighed(found.heads, mine))
         if found.penalties is not None:
             share = len(part.batch) / len(problem.batch)

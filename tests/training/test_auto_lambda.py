@@ -23,7 +23,7 @@ def test_the_slope_is_the_derivative_of_the_held_out_loss(tasks, pieces, primary
     network, deck = make_network(tasks), Deck(tasks)
     method = AutoLambda(primary=primary, lookahead=0.3)
     ground = ground_of(network, method, Deck(tasks, missing=lambda _: ["binary.2"]), pieces)
-    names = ground.layout.names
+    names = ground.memory.tasks
     held = ground.validation.batch(0)
     preference = torch.tensor([tasks[n].preference for n in names], dtype=torch.float64)
 

@@ -43,9 +43,9 @@ def test_the_outer_gradient_is_that_of_autograd_through_the_step(tasks, pieces):
     held.batch = lambda step: Deck.batch(held, step + 3)
     method = Moml(lookahead=0.2)
     ground = ground_of(network, method, held, pieces)
-    start = torch.linspace(-0.5, 0.7, len(ground.layout.names)).double()
+    start = torch.linspace(-0.5, 0.7, len(tasks)).double()
     ground.memory.value.copy_(start)
-    names = ground.layout.names
+    names = ground.memory.tasks
     wanted = outer_slope(network, names, deck.batch(0), held.batch(0), start, 0.2)
     stepped(ground, method, deck.batch(0))
     torch.testing.assert_close(ground.memory.adam_mean * 10, wanted, rtol=1e-4, atol=1e-6)
@@ -55,7 +55,7 @@ def test_then_comes_the_usual_step_with_the_new_weights(tasks):
     network, deck = make_network(tasks), Deck(tasks)
     method = Moml(rate=0.3)
     ground = ground_of(network, method, deck)
-    names = ground.layout.names
+    names = ground.memory.tasks
     signals, found = stepped(ground, method, deck.batch(0), PCGrad())
     weights = ground.memory.value.softmax(0)
     assert weights.std() > 0.02
@@ -83,7 +83,7 @@ def test_a_task_absent_from_the_step_keeps_its_logit(tasks):
     method = Moml()
     ground = ground_of(network, method, Deck(tasks))
     stepped(ground, method, deck.batch(0))
-    place = ground.layout.names.index("real.1")
+    place = ground.memory.tasks.index("real.1")
     moved = ground.memory.value.ne(0)
     assert not moved[place]
     assert moved.sum() == len(tasks) - 1

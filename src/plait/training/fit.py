@@ -64,14 +64,12 @@ def fit(
     :class:`TrainingError` names a task whose loss or gradient was not finite, so that it sat out,
     ``bad_steps`` times in a row. ``ValueError``: the optimizer would move absent tasks' slices.
     """
-    procedure, engine = procedure or Plain(), engine or Engine()
-    network, balancer = _prepared(procedure, network).train(), balancer or Equal()
-    held_out = _held_out(balancer, procedure, validation)
-    ground = Ground(network, seed, micro_batches, autocast, engine, held_out, world())
+    procedure, engine, balancer = procedure or Plain(), engine or Engine(), balancer or Equal()
+    network = _prepared(procedure, network).train()
+    held = _held_out(balancer, procedure, validation)
+    ground = Ground(network, seed, micro_batches, autocast, engine, held, world())
     _bind(balancer, procedure, ground)
-    optimizer = optimizer or procedure.optimizer(
-        network, decay_groups(ground.parameters, 0.01), 1e-3
-    )
+    optimizer = optimizer or _optimizer(procedure, ground)
     _check_optimizer(optimizer, feed, ground, min(steps, feed.steps))
     best, stride = Best(network, patience, per_task=per_task), validate_every or feed.steps
     about = _about(balancer, optimizer, procedure, ground, steps)
@@ -85,9 +83,12 @@ def fit(
             state.save(every=checkpoint_every, now=interrupts.asked)
             interrupts.leave_if_asked()
         state.save(now=True)
-        run = loop.run(stopped, keep_best=keep_best)
-        loop.close(validate)
-    return run
+        return loop.finish(stopped, validate, keep_best=keep_best)
+
+
+def _optimizer(procedure: Procedure, ground: Ground) -> torch.optim.Optimizer:
+    """The usual optimizer of the procedure."""
+    return procedure.optimizer(ground.network, decay_groups(ground.parameters, 0.01), 1e-3)
 
 
 def _taken_up(

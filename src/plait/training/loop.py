@@ -205,6 +205,12 @@ class Loop:
             if isinstance(observer, Observer):
                 observer.event(event)
 
+    def finish(self, stopped: str, validate: Validate | None, *, keep_best: bool) -> Run:
+        """What became of it, the procedure's last word told."""
+        run = self.run(stopped, keep_best=keep_best)
+        self.close(validate)
+        return run
+
     def close(self, validate: Validate | None) -> None:
         """Tell what the procedure has to say about the trained network."""
         if validate is None:

@@ -74,9 +74,7 @@ class Ground:
     def preferring(self, preferences: Tensor) -> Ground:
         """The same ground with other preferences [T], in the layout's order."""
         other, layout = copy(self), copy(self.layout)
-        double = any(p.dtype == torch.float64 for p in self.parameters)
-        wide = torch.float64 if double else torch.float32
-        layout.preferences = preferences.to(layout.preferences.device, wide)
+        layout.preferences = preferences.to(layout.preferences)
         other.layout, other.even = layout, False
         return other
 

@@ -112,3 +112,10 @@ def test_a_long_set_is_shown_short():
 def test_a_task_that_cannot_be_is_refused_by_name(settings, said):
     with pytest.raises(ValueError, match=said):
         Task(name="a", **settings)
+
+
+def test_a_chain_is_told_from_its_start_and_begins_anew_in_a_subset():
+    tasks = TaskSet([Task(name="c", after="b"), Task(name="a"), Task(name="b", after="a")])
+    assert [tasks.before(name) for name in "abc"] == [(), ("a",), ("a", "b")]
+    assert tasks.subset(["a", "c"]).before("c") == ()
+    assert Task.from_json(tasks["c"].to_json()) == tasks["c"]

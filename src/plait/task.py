@@ -75,7 +75,9 @@ class Task:
 
     ``classes`` are the labels in order (binary: negative, positive). ``center`` and ``scale``
     standardise a real target: the network sees (y − center)/scale and users see y. ``preference``
-    says how much the task counts among the others (labels have weights of their own).
+    says how much the task counts among the others (labels have weights of their own). ``after``
+    names the binary task that must happen first (a purchase comes after a click): wherever that one
+    is negative this one is, so that its probability is that of the whole chain, on every row.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Task:
     loss: str = ""
     metrics: tuple[str, ...] = ()
     preference: float = 1.0
+    after: str = ""
 
     def __post_init__(self) -> None:
         kind = kind_of(self.kind)
@@ -95,6 +98,8 @@ class Task:
         object.__setattr__(self, "classes", tuple(self.classes))
         if self.kind in ("classes", "ordinal") and len(self.classes) < 2:
             raise ValueError(f"task {self.name!r}: kind {self.kind} needs two or more classes")
+        if self.after and self.kind != "binary":
+            raise ValueError(f"task {self.name!r}: only binary tasks come after another")
         if not self.scale > 0:
             raise ValueError(f"task {self.name!r}: scale must be positive, got {self.scale}")
 
@@ -117,11 +122,12 @@ class Task:
 
     def to_json(self) -> dict[str, Any]:
         """The task as plain data; ``Task(**data)`` reads it back."""
-        return {
+        data = {
             "name": self.name, "kind": self.kind, "classes": list(self.classes),
             "center": self.center, "scale": self.scale, "loss": self.loss,
             "metrics": list(self.metrics), "preference": self.preference,
         }  # fmt: skip
+        return {**data, "after": self.after} if self.after else data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
@@ -159,6 +165,8 @@ class TaskSet(Sequence[Task]):
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(f"task names must be unique; given twice: {', '.join(twice)}")
+        for name in names:
+            self.before(name)
 
     @overload
     def __getitem__(self, key: int | str) -> Task: ...
@@ -211,6 +219,22 @@ class TaskSet(Sequence[Task]):
                            tuple(task.name for task in members))
             for key, members in found.items()
         }  # fmt: skip
+
+    def before(self, name: str) -> tuple[str, ...]:
+        """The tasks of this set that come before the named one in its chain, the first one first.
+
+        A task that comes after one outside the set begins its chain here. Raises ``ValueError``
+        for a chain that bites its tail and for one through a task that is not binary.
+        """
+        chain: list[str] = []
+        while (earlier := self[chain[0] if chain else name].after) in self.position:
+            if earlier == name or earlier in chain:
+                raise ValueError(f"task {name!r} comes after itself, by way of {earlier!r}")
+            if self[earlier].kind != "binary":
+                kind = self[earlier].kind
+                raise ValueError(f"{earlier!r} is {kind}; tasks come after binary ones only")
+            chain.insert(0, earlier)
+        return tuple(chain)
 
     def subset(self, names: Iterable[str]) -> TaskSet:
         """The named tasks, in this set's order; ``KeyError`` for an unknown name."""

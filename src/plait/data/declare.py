@@ -41,6 +41,9 @@ class TaskSpec:
     a mistake (``refuse``), all but the first to be left out (``first``), or replicates (``mean``:
     the mean of a real target, the majority of the others).
 
+    ``after`` names the task that must happen first, both binary: where that one is negative this
+    one is negative too, labelled or not (see :mod:`plait.data.chains`).
+
     ``weight`` (a column) weighs the labels of the task, ``preference`` (a number) the task among
     the others. ``group`` is a column.
     """
@@ -61,6 +64,7 @@ class TaskSpec:
     preference: float = 1.0
     weight: str | None = None
     group: str | None = None
+    after: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

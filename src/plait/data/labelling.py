@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from plait.data.answers import answered, settle
+from plait.data.chains import chained
 from plait.data.errors import DataError
 from plait.data.facts import named
 from plait.data.preparation import Route
@@ -81,6 +82,7 @@ def label(rows: Rows, *, lenient: bool) -> Labelled:
             _plain(found, own)
         else:
             _by_value(found, own)
+    found.facts.extend(chained(rows, found.tasks, found.labels))
     if not lenient:
         _unmeasurable(found, rows)
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from plait.data.chains import check_chains
 from plait.data.declare import DataSpec, TableSpec, TaskSpec
 from plait.data.errors import DataError
 from plait.data.numbering import numbers_of
@@ -66,6 +67,7 @@ def read_rows(
     """Read all tables and split their rows; :class:`DataError` for what cannot be."""
     if not data.tables:
         raise DataError("no tables are declared")
+    check_chains(tasks)
     tables = {name: _read(name, spec, data, tasks, base) for name, spec in data.tables.items()}
     _check_ids(data, list(tables.values()))
     apart = _apart(data, tables)

@@ -369,6 +369,7 @@ def make_task(
         return Task(
             name=name, kind=kind, classes=classes, center=center, scale=scale,
             loss=spec.loss or "", metrics=tuple(spec.metrics or ()), preference=spec.preference,
+            after=spec.after or "",
         )  # fmt: skip
     except ValueError as error:
         raise DataError(f"task {target.declared!r}: {error}") from error

@@ -18,7 +18,7 @@ PARTS = ("train", "valid", "test")
 REPEATS = ("refuse", "first", "mean")
 TASK_KEYS = (
     "target", "table", "kind", "columns", "by", "unseen", "classes", "positive", "loss", "metrics",
-    "where", "missing", "repeats", "preference", "weight", "group",
+    "where", "missing", "repeats", "preference", "weight", "group", "after",
 )  # fmt: skip
 TABLE_KEYS = ("path", "inputs", "types", "ignore")
 COLUMN_KEYS = ("inputs", "types", "ignore")
@@ -226,7 +226,7 @@ def task(name: str, place: Place, tables: Mapping[str, TableSpec] | None) -> Tas
         return TaskSpec(target=name, kind=kind.name) if kind else None
     given = place.mapping(f"task {name!r}", TASK_KEYS)
     found: dict[str, Any] = {}
-    for key in ("target", "table", "by", "positive", "where", "group"):
+    for key in ("target", "table", "by", "positive", "where", "group", "after"):
         if key in given and given[key].value is not None:
             found[key] = given[key].text()
     for key in ("columns", "classes", "metrics"):

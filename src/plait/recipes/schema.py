@@ -187,7 +187,7 @@ def _tasks() -> Schema:
     kind: Schema = {"enum": words}
     value: Schema = {"type": ["string", "number", "boolean"]}
     keys: Schema = {
-        **dict.fromkeys(("target", "table", "by", "positive", "group", "loss"), TEXT),
+        **dict.fromkeys(("target", "table", "by", "positive", "group", "loss", "after"), TEXT),
         "where": {"type": "string"}, "weight": {"type": "string"},
         "missing": _either(value, {"type": "array", "items": value, "minItems": 1}),
         "repeats": {"enum": list(blocks.REPEATS)},

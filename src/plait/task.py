@@ -16,57 +16,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
 
+from plait.kinds import KINDS, Kind, kind_of
 from plait.method import did_you_mean
 
-
-@dataclass(frozen=True)
-class Kind:
-    """How targets of one kind are learnt and judged; the first metric is the one that ranks."""
-
-    name: str
-    loss: str
-    metrics: tuple[str, ...]
-    labelled: bool
-    hints: tuple[str, ...] = ()
-
-
-KINDS: Mapping[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "binary", "bce", ("auroc", "average_precision", "accuracy", "log_loss"), True,
-            ("bool", "boolean", "multilabel", "binary_classification", "yes_no"),
-        ),
-        Kind(
-            "classes", "cross_entropy", ("accuracy", "macro_f1", "log_loss"), True,
-            ("multiclass", "categorical", "classification", "category"),
-        ),
-        Kind(
-            "ordinal", "cumulative", ("quadratic_kappa", "mae", "accuracy"), True,
-            ("ordered", "rating", "rank", "stars"),
-        ),
-        Kind(
-            "real", "squared", ("rmse", "r2", "mae", "spearman"), False,
-            ("regression", "float", "numeric", "continuous", "number"),
-        ),
-        Kind(
-            "counts", "poisson", ("poisson_deviance", "rmse", "mae"), False,
-            ("count", "poisson", "integer_counts"),
-        ),
-    )
-}  # fmt: skip
-
-
-def kind_of(word: str) -> Kind:
-    """The kind a user's word stands for (``regression`` is ``real``).
-
-    Raises ``ValueError`` with the nearest valid word.
-    """
-    plain = word.strip().lower().replace("-", "_").replace(" ", "_")
-    for kind in KINDS.values():
-        if plain == kind.name or plain in kind.hints:
-            return kind
-    raise ValueError(f"no kind {word!r}{did_you_mean(plain, KINDS)}")
+__all__ = ["KINDS", "HeadGroup", "Kind", "Task", "TaskSet", "kind_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +49,7 @@ class Task:
         object.__setattr__(self, "loss", self.loss or kind.loss)
         object.__setattr__(self, "metrics", tuple(self.metrics) or kind.metrics)
         object.__setattr__(self, "classes", tuple(self.classes))
-        if self.kind in ("classes", "ordinal") and len(self.classes) < 2:
+        if kind.named and len(self.classes) < 2:
             raise ValueError(f"task {self.name!r}: kind {self.kind} needs two or more classes")
         if self.after and self.kind != "binary":
             raise ValueError(f"task {self.name!r}: only binary tasks come after another")
@@ -106,17 +59,17 @@ class Task:
     @property
     def outputs(self) -> int:
         """How many numbers its head emits for a record."""
-        match self.kind:
-            case "classes":
-                return len(self.classes)
-            case "ordinal":
-                return len(self.classes) - 1
-        return 1
+        return KINDS[self.kind].outputs(len(self.classes))
+
+    @property
+    def named(self) -> bool:
+        """Whether its predictions are the probabilities of its named classes, [N, C]."""
+        return KINDS[self.kind].named
 
     @property
     def group(self) -> str:
         """The key of its head group: ``binary``, ``classes-6``, ``real``; the loss if unusual."""
-        width = f"-{len(self.classes)}" if self.kind in ("classes", "ordinal") else ""
+        width = f"-{len(self.classes)}" if KINDS[self.kind].named else ""
         loss = f":{self.loss}" if self.loss != KINDS[self.kind].loss else ""
         return f"{self.kind}{width}{loss}"
 

@@ -255,7 +255,7 @@ class Draft:
         said += [f"{missing:.0%} missing"] if missing > 0.005 else []
         if task.kind == "binary" and len(names) == 1 and task.classes:
             said.append(f"{task.classes[-1]!r} is positive")
-        if task.kind in {"classes", "ordinal"}:
+        if task.named:
             said.append(f"{len(task.classes)} classes")
         return f"  {word(name)}: {inline(declared)} # {_comment(', '.join(said))}"
 

@@ -115,7 +115,7 @@ def read_predictions(path: Path, tasks: TaskSet, split: str) -> dict[str, TaskPr
     found = {}
     for (name,), rows in frame.group_by("task", maintain_order=True):
         task = tasks[str(name)]
-        if task.kind in ("classes", "ordinal"):
+        if task.named:
             flat = rows["probabilities"].explode().to_numpy()
             prediction = flat.reshape(len(rows), -1)
         else:

@@ -225,7 +225,7 @@ def _columns(
 ) -> dict[str, pl.Series]:
     """The columns of tasks whose predictions stand under one name; null where none was asked."""
     kind = tasks[0]
-    if kind.kind not in ("classes", "ordinal"):
+    if not kind.named:
         values = np.full(rows, np.nan)
         for task in tasks:
             if task.name in found:

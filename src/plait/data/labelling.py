@@ -28,7 +28,7 @@ from plait.data.targets import (
     natural,
     numbers_for,
 )
-from plait.task import Task, TaskSet
+from plait.task import KINDS, Task, TaskSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,16 +194,13 @@ class _Own:
         own = numbers[chosen]
         rows = self.answers.rows[chosen]
         truth = None
-        match task.kind:
-            case "real":
-                target = ((own - task.center) / task.scale).astype(np.float32)
-                truth = own
-            case "classes" | "ordinal":
-                target = own.astype(np.int64)
-            case "counts":
-                target, truth = own.astype(np.float32), own
-            case _:
-                target = own.astype(np.float32)
+        kind = KINDS[task.kind]
+        if kind.standardised:
+            target = ((own - task.center) / task.scale).astype(np.float32)
+        else:
+            target = own.astype(np.int64 if kind.whole else np.float32)
+        if not kind.labelled:
+            truth = own
         more = extras(self.target, self.frame, rows)
         rows = rows + self.start if self.start else rows
         return TaskLabels(rows=rows, target=target, truth=truth, **more)

@@ -358,7 +358,7 @@ def make_task(
 ) -> Task:
     """The task; real targets take their centre and scale from the ``amounts`` of training rows."""
     center, scale = 0.0, 1.0
-    if kind == "real" and len(amounts):
+    if KINDS[kind].standardised and len(amounts):
         center, deviation = float(amounts.mean()), float(amounts.std())
         scale = deviation if deviation > 1e-12 * max(1.0, abs(center)) else 1.0
     spec = target.spec

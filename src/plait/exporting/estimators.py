@@ -67,7 +67,7 @@ class _Builder:
         return self.graph.constant(value, np.int64)
 
     def _constant(self, task: Task, value: Sequence[float]) -> str:
-        if task.kind in ("classes", "ordinal"):
+        if task.named:
             wide = self.graph.add("Concat", self.rows, self._size(len(value)), axis=0)
             return self.graph.add("Expand", self.graph.constant([list(value)], np.float64), wide)
         return self.graph.add("Expand", self.graph.constant([value[-1]], np.float64), self.rows)
@@ -85,7 +85,7 @@ class _Builder:
 
     def _linked(self, task: Task, raw: str) -> str:
         """[batch, outputs] before the link → what users see."""
-        if task.kind in ("classes", "ordinal"):
+        if task.named:
             return self.graph.add("Softmax", raw, axis=1)
         first = self.graph.add("Gather", raw, self._number(0), axis=1)
         match task.kind:
@@ -196,4 +196,4 @@ def _ensemble(fitted: Any, pool: Pool, task: Task) -> Ensemble:
 
 
 def _several(task: Task) -> bool:
-    return task.kind in ("classes", "ordinal")
+    return task.named

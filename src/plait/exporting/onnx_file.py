@@ -47,7 +47,7 @@ def export_onnx(
     found = _lower(graph, subject.model, encoded, subject, part)
     outputs = {}
     for name, task in subject.tasks.items():
-        wide = [len(task.classes)] if task.kind in ("classes", "ordinal") else []
+        wide = [len(task.classes)] if task.named else []
         outputs[name] = graph.output(name, found[name], [BATCH, *wide])
     told = _told(subject, graph, outputs)
     model = graph.model({"plait": json.dumps(told)}, f"Made by plait {plait.__version__}.")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.batch import Labels, Records
+from plait.kinds import KINDS
 from plait.method import did_you_mean
 from plait.networks.base import Features, TaskBank, escape, uniform
 from plait.networks.routing import routed_linear
@@ -73,28 +74,12 @@ def prior_of(task: Task, labels: Labels) -> Tensor:
     """
     target = labels.target.double()
     weight = torch.ones_like(target) if labels.weight is None else labels.weight.double()
-    if task.kind in ("binary", "classes", "ordinal"):
-        classes = max(len(task.classes), 2)
-        counts = torch.zeros(classes, dtype=torch.float64).index_add_(0, target.long(), weight)
-        return (counts + 0.5) / (counts.sum() + 0.5 * classes)
-    total, mass = (target * weight).sum(), weight.sum()
-    if task.kind == "counts":
-        return ((total + 0.5) / (mass + 0.5)).reshape(1)
-    return (total / mass.clamp(min=1e-12)).reshape(1)
+    return KINDS[task.kind].prior(target, weight, len(task.classes))
 
 
 def prior_bias(task: Task, prior: Tensor) -> Tensor:
     """The raw outputs that predict the prior: (cumulative) log-odds, log shares, a log rate."""
-    match task.kind:
-        case "binary":
-            return torch.logit(prior[-1:])
-        case "classes":
-            return prior.log()
-        case "ordinal":
-            return torch.logit(1 - prior.cumsum(0)[:-1])
-        case "counts":
-            return prior.log()
-    return prior
+    return KINDS[task.kind].bias(prior)
 
 
 class Labelled(Protocol):

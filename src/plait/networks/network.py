@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from plait.batch import Input, Parts, Records
 from plait.data.seeding import key
+from plait.kinds import KINDS
 from plait.losses import LOSSES
 from plait.method import resolve, spell
 from plait.networks.base import (
@@ -71,7 +72,7 @@ class Network(nn.Module):
     def _decoded(self, key_: str, raw: Tensor, records: Records) -> Tensor:
         group = self.tasks.groups[key_]
         found = LOSSES[group.loss].predict(raw)
-        if group.kind != "real":
+        if not KINDS[group.kind].standardised:
             return found
         units = [(self.tasks[name].scale, self.tasks[name].center) for name in group.tasks]
         scale, center = torch.tensor(units, dtype=torch.float64, device=raw.device)[records.task].T

@@ -54,7 +54,7 @@ class Constants(Estimators):
 
     def predict(self, name: str, task: Task, table: Table) -> Array:
         value = np.asarray(self.values[name])
-        if task.kind in ("classes", "ordinal"):
+        if task.named:
             return np.tile(value, (table.shape[0], 1))
         return np.full(table.shape[0], value[-1])
 

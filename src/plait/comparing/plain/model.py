@@ -102,7 +102,7 @@ class EstimatorModel(Model):
             every = torch.arange(len(group.tasks))
             found = self.predict({"rows": part}, {key: Records(every, torch.zeros_like(every))})
             classes = self.tasks[group.tasks[0]].classes
-            wide = (len(classes),) if group.kind in ("classes", "ordinal") else ()
+            wide = (len(classes),) if self.tasks[group.tasks[0]].named else ()
             if tuple(found[key].shape) != (len(every), *wide):
                 raise ValueError(f"the estimators of {group.tasks[0]!r} do not fit its classes")
 

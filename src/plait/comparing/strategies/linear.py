@@ -77,7 +77,7 @@ class Linear(Baseline):
 
 def outputs_of(task: Task) -> int:
     """Rows of a task's weights: one for a number or a yes, one for each class."""
-    return len(task.classes) if task.kind in ("classes", "ordinal") else 1
+    return len(task.classes) if task.named else 1
 
 
 def fit_linear(sample: Sample, strength: float) -> tuple[np.ndarray, np.ndarray]:

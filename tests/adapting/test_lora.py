@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import time
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from plait.adapting import Lora, Routing
 from plait.sites import module_sites
 from plait.task import Task, TaskSet
+from plait.testing.counting import operations
 
 TASKS = TaskSet(Task(name=name) for name in ("type", "NR.AR", "a/b"))
 
@@ -75,7 +75,7 @@ def test_equals_pefts_lora_for_one_task():
         layer.lora_B["default"].weight.data.copy_(banks[place].up[1])
     x = torch.randn(6, 5)
     with routing.to(torch.ones(6).long()):
-        torch.testing.assert_close(base(x), theirs(x), rtol=0, atol=1e-6)
+        torch.testing.assert_close(base(x), theirs(x), rtol=1e-5, atol=1e-6)
 
 
 def test_a_row_depends_on_its_own_tasks_slice_only():
@@ -157,17 +157,11 @@ def test_only_linear_layers_can_be_adapted():
 
 def test_the_cost_does_not_grow_with_the_tasks():
     x = torch.randn(64, 16, 128)
-    times = {}
+    counts = {}
     for count in (4, 64):
         base = nn.Sequential(nn.Linear(128, 128))
         tasks = TaskSet(Task(name=str(i)) for i in range(count))
         _, routing = attached(base, tasks)
         with routing.to(torch.arange(64) % count), torch.no_grad():
-            times[count] = min(timed(lambda b=base: b(x)) for _ in range(20))
-    assert times[64] < 1.5 * times[4]
-
-
-def timed(run):
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+            counts[count] = operations(lambda b=base: b(x))
+    assert counts[64] == counts[4]

@@ -289,14 +289,14 @@ def test_sigterm_leaves_finished_cells_and_exits_143(tmp_path: Path) -> None:
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
         wait_for(lambda: list(tmp_path.glob("cells/*.part/work/**/events.jsonl")), process)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=300) == 143
     study = Study.open(tmp_path)
     finished = study.store.keys()
     assert all(study.store.sound(key) for key in finished)
     assert list(tmp_path.glob("cells/*.part/work/**/checkpoint.json"))
 
 
-def wait_for(found, process: subprocess.Popen, seconds: float = 40) -> None:
+def wait_for(found, process: subprocess.Popen, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not found():
         assert process.poll() is None, process.stderr.read().decode()
@@ -308,9 +308,9 @@ def test_the_estimate_is_of_the_right_order(tmp_path: Path) -> None:
     study = Study(plan(passes=20), {"joint": "joint"}, folder=tmp_path, seeds=1)
     study.strategies = {"joint": study.strategies["joint"]}
     expected = study.estimate()
-    start = time.monotonic()
+    start = time.process_time()
     study.run(progress=Progress())
-    spent = time.monotonic() - start
+    spent = time.process_time() - start
     assert 0.1 * spent < expected < 10 * spent + 1
 
 

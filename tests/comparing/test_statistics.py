@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -451,12 +450,3 @@ def test_every_kind_is_measured(kind):
 def test_definitions_are_sentences():
     assert {"gain", "gain over metrics", "interval", "tied", "harmed"} <= set(DEFINITIONS)
     assert all(text.endswith(".") for text in DEFINITIONS.values())
-
-
-def test_a_study_of_usual_size_takes_seconds():
-    tasks = binary(*(f"t{i}" for i in range(3)))
-    noise = dict.fromkeys(("separate", "joint", "merge", "group", "forest"), 1.0)
-    made = cells(tasks, noise, rows=800, seeds=2)
-    start = time.perf_counter()
-    rank(made, tasks)
-    assert time.perf_counter() - start < 3  # 30 cells; a loop over replicates takes minutes

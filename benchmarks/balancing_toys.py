@@ -20,7 +20,7 @@ import torch
 from plait.balancing.base import Balancer, Signals
 from plait.method import resolve
 
-STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0))
+STARTS = ((-8.5, 7.5), (-8.5, -5.0), (9.0, 9.0))
 METHODS = {
     "equal": "equal",
     "mgda": "mgda",

@@ -36,7 +36,7 @@ class Members(Network):
         self.members = nn.ModuleDict(
             {f"{key('member', n):016x}": m for n, m in zip(self.tasks.names, members, strict=True)}
         )
-        self.config = {"kind": "members", "network": members[0].config}
+        self.config = {"kind": "members", "start": members[0].config}
         like = next(members[0].parameters())
         even = torch.full((len(members),), 1 / len(members), dtype=like.dtype, device=like.device)
         self.register_buffer("point", even)
@@ -115,4 +115,4 @@ def members_of(network: Network) -> Members:
 
 def rebuild(config: Mapping[str, Any]) -> Members:
     """Members of the same shape as those whose ``config`` this is."""
-    return members_of(made(config["network"]))
+    return members_of(made(config["start"]))

@@ -59,8 +59,9 @@ class TaskBalancedAdamW(RowwiseAdamW):
         rows = present_rows(parameter, names)
         if not state:
             stacked = rows is not None
+            wide = torch.float32 if parameter.device.type == "mps" else torch.float64
             state["step"] = torch.zeros(
-                len(parameter) if stacked else (), dtype=torch.float32, device=parameter.device
+                len(parameter) if stacked else (), dtype=wide, device=parameter.device
             )
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)

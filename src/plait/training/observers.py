@@ -76,7 +76,7 @@ class EventLog(Observer):
         if self._sums is None:
             self._names = problem.ground.layout.names
             self._sums = signals.losses.new_zeros(3, len(self._names))
-        sums, places, weights = self._sums, problem.units.places, signals.weights
+        sums, places, weights = self._sums, _places(problem, signals), signals.weights
         _add(sums[0], signals.losses, places)
         if weights is not None:
             _add(sums[1], weights.to(sums), places)
@@ -121,6 +121,15 @@ class EventLog(Observer):
 def _windows(tasks: int) -> int:
     """Writing a window takes time for every task; so does reading the log."""
     return min(300, max(30, 10_000 // tasks))
+
+
+def _places(problem: Problem, signals: Signals) -> Tensor | None:
+    """Where the tasks told of stand among all; None: these are all."""
+    names = problem.ground.layout.names
+    if signals.tasks == names:
+        return None
+    place = {name: number for number, name in enumerate(names)}
+    return torch.tensor([place[name] for name in signals.tasks], device=signals.losses.device)
 
 
 def _add(row: Tensor, values: Tensor, places: Tensor | None) -> None:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from plait.comparing.building import encoder_frozen, make_network, train_network
+from plait.comparing.building import encoder_frozen, fresh, make_network, train_network
 from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Strategy
 from plait.comparing.timing import seconds_of
 from plait.method import Card, Method, Need, spell
+from plait.networks import Network
+from plait.training.procedures.base import Procedure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class Joint(Strategy):
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:  # noqa: ARG002
         """Build and train."""
         plan = self.plan_for(plan)
-        network = make_network(plan, seed, sharing=self.sharing)
+        network = self._network(plan, seed)
         found = train_network(
             plan, network, seed, folder, balancer=self.balancing, procedure=self.procedure
         )
@@ -73,8 +75,13 @@ class Joint(Strategy):
     def seconds(self, plan: Plan) -> float:
         """From a few timed steps."""
         plan = self.plan_for(plan)
-        network = make_network(plan, 0, sharing=self.sharing)
+        network = self._network(plan, 0)
         return seconds_of(plan, network, balancer=self.balancing, procedure=self.procedure)
+
+    def _network(self, plan: Plan, seed: int) -> Network:
+        """The network that is trained, which a procedure may make of another."""
+        procedure: Procedure = fresh("procedure", self.procedure or "plain")
+        return procedure.prepare(make_network(plan, seed, sharing=self.sharing))
 
 
 def _name(spelled: Any) -> str:

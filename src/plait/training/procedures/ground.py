@@ -74,7 +74,8 @@ class Ground:
     def preferring(self, preferences: Tensor) -> Ground:
         """The same ground with other preferences [T], in the layout's order."""
         other, layout = copy(self), copy(self.layout)
-        layout.preferences = preferences.to(layout.preferences)
+        wide = torch.promote_types(self.parameters[0].dtype, torch.float32)
+        layout.preferences = preferences.to(self.device, wide)
         other.layout, other.even = layout, False
         return other
 

@@ -64,7 +64,9 @@ def _by_losses(problem: Problem, balancer: Balancer) -> Signals:
         problem.share()
         return replace(signals, weights=weights)
     if balancer.blind:
-        unseen = torch.zeros_like(problem.units.total, dtype=torch.get_default_dtype())
+        unseen = torch.zeros_like(
+            problem.units.total, dtype=problem.ground.layout.preferences.dtype
+        )
         weights = weights_of(balancer, problem.told(unseen))
     else:
         weights = weights_of(balancer, problem.signals(problem.measure()))

@@ -11,8 +11,6 @@ A(g_1…g_t) + A(h_1…h_t) for any balancer A; what is the task's own steps wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -23,6 +21,7 @@ from plait.balancing.base import Balancer, Signals
 from plait.method import Card, Law, Need, Paper
 from plait.training.engine import Blocks, accumulate, added, combine
 from plait.training.procedures.base import Problem, Procedure, TaskGradients
+from plait.training.procedures.probing import kept
 
 
 @final
@@ -80,7 +79,7 @@ class TaskSam(Procedure):
         heads: list[Tensor | None] = [None] * len(specific)
         lengths = self._shared_lengths(here.blocks, shared)
         preferences = problem.told(here.losses).preferences
-        with problem.kept_buffers(), _kept(problem.ground.parameters) as start:
+        with problem.kept_buffers(), kept(problem.ground.parameters) as start:
             self._climb_heads(problem, here.heads)
             for i in range(len(problem.tasks)):
                 for p, old, block in zip(shared, start, here.blocks, strict=False):
@@ -125,14 +124,3 @@ class TaskSam(Procedure):
         for parameter, gradient in found:
             length = problem.column(lengths, parameter)
             parameter.data.add_(length * self._stretched(gradient, parameter.detach()))
-
-
-@contextmanager
-def _kept(parameters: list[nn.Parameter]) -> Iterator[list[Tensor]]:
-    """Copies of the parameters' values, which are put back at the end."""
-    old = [parameter.detach().clone() for parameter in parameters]
-    try:
-        yield old
-    finally:
-        for parameter, value in zip(parameters, old, strict=True):
-            parameter.data.copy_(value)

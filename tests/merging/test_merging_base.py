@@ -7,8 +7,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from plait.merging.base import Combine, Context, Edit, Finish, Free, Have, Pipeline
+from plait.merging.base import Have, Pipeline
+from plait.merging.pipeline import Free
 from plait.merging.pool import Array, Pool
+from plait.merging.stage import Combine, Context, Edit, Finish
 from plait.merging.stages.sums import Sum
 
 BASE = {"w": np.array([1.0, 1.0])}
@@ -29,7 +31,7 @@ class Largest(Combine):
 
 class Cap(Finish):
     def __call__(self, delta: Array, ctx: Context) -> Array:
-        assert ctx.original.shape == (2, 2)
+        assert ctx.models == ("a", "b")
         return np.minimum(delta, 2.0)
 
 

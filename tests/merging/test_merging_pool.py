@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from plait.merging.average import Average
 from plait.merging.pool import Pool, PoolError
 
 
@@ -31,3 +32,21 @@ def test_infinite_values_of_the_base_are_refused() -> None:
 def test_an_empty_pool_is_refused() -> None:
     with pytest.raises(PoolError, match="at least one model"):
         Pool({})
+
+
+def test_tied_tensors_merge_once_and_stay_tied() -> None:
+    tied = np.array([1.0, 2.0])
+    pool = Pool({"a": {"w": tied, "v": tied}}, {"w": tied + 1, "v": tied + 1})
+    assert [site.name for site in pool.sites] == ["w", "v"]
+    base = tied * 3
+    pool = Pool({"a": {"w": tied, "v": tied}}, {"w": base, "v": base})
+    assert [(site.name, site.aliases) for site in pool.sites] == [("w", ("v",))]
+    merged = Average().merge(pool).tensors
+    assert merged["v"].tolist() == [1.0, 2.0]
+    assert np.shares_memory(merged["v"], merged["w"])
+
+
+def test_what_only_some_models_tie_is_merged_apart() -> None:
+    one = np.zeros(2)
+    pool = Pool({"a": {"w": one, "v": one}, "b": {"w": np.ones(2), "v": np.full(2, 3.0)}})
+    assert Average().merge(pool).tensors["v"].tolist() == [1.5, 1.5]

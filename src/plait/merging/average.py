@@ -42,8 +42,6 @@ class Average(Merger):
             raise ValueError("the weights of an average must be positive or zero, not all zero")
 
     def pipeline(self, pool: Pool) -> Pipeline:
-        """The weighted sum of the tensors themselves, without a base."""
-        weights = self.weights or dict.fromkeys(pool.names, 1.0)
-        total = sum(weights.values())
-        shares = {name: weight / total for name, weight in weights.items()}
-        return Pipeline(combine=Sum(), scale=shares, against_base=False)
+        """The weighted sum of the tensors themselves, without a base, over the sum of weights."""
+        weights = dict(self.weights or dict.fromkeys(pool.names, 1.0))
+        return Pipeline(combine=Sum(over=sum(weights.values())), scale=weights, against_base=False)

@@ -18,7 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from plait.merging.base import Free, Merger, Pipeline
+from plait.merging.base import Merger, Pipeline
+from plait.merging.pipeline import Free
 from plait.merging.pool import Pool
 from plait.merging.stages.sums import Sum
 from plait.method import Card, Law, Need, Paper

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from plait.merging.base import Have, Merged
-from plait.merging.pool import Array, Pool, State
+from plait.merging.pool import Array, Pool
 from plait.method import Law, Need
 from plait.testing.laws import Subject, Suite, declares, refusal
+from plait.weights.checkpoints import open_checkpoint
+from plait.weights.folders import Folder
+from plait.weights.sources import State
+from plait.weights.states import write_state
 
 suite = Suite()
 
@@ -49,10 +57,26 @@ def _merge(subject: Subject, pool: Pool, have: Have | None = None, **settings: A
     return merged
 
 
-def _neutral(subject: Subject) -> dict[str, Any]:
-    """Settings under which nothing is trimmed, dropped or scaled, as far as the method has them."""
-    neutral = {"scale": 1.0, "keep": 1.0, "density": 1.0, "drop": 0.0}
-    return {name: value for name, value in neutral.items() if name in subject.cls.accepted()}
+def _keeps(subject: Subject) -> bool:
+    """Whether tasks keep something of their own."""
+    return Need.TASK_ID in subject.cls.card.needs
+
+
+@contextmanager
+def _folder(pool: Pool, shard: int) -> Iterator[tuple[Pool, Folder]]:
+    """The pool stored in files, and a folder to merge it into."""
+    with TemporaryDirectory() as place:
+        for name, state in (("base", pool.base), *pool.models.items()):
+            write_state(Path(place, f"{name}.safetensors"), state)
+        opened = {n: open_checkpoint(Path(place, f"{n}.safetensors")) for n in pool.names}
+        base = open_checkpoint(Path(place, "base.safetensors"))
+        yield Pool(opened, base), Folder(Path(place, "merged"), "the toy", shard=shard)
+
+
+def _difference(state: State, base: State) -> Array:
+    """All floating tensors less the base's, as one vector."""
+    names = [name for name, value in base.items() if value.dtype.kind == "f"]
+    return np.concatenate([np.ravel(state[name] - base[name]) for name in names])
 
 
 def _gap(one: State, two: State) -> tuple[float, str]:
@@ -74,9 +98,61 @@ def _close(one: State, two: State, tolerance: float) -> None:
 @suite.law("one model, nothing scaled or dropped, comes back as it is")
 def one_expert_is_returned(subject: Subject) -> None:
     pool = toy_pool(1)
-    merged = _merge(subject, pool, **_neutral(subject)).tensors
+    merged = _merge(subject, pool, **subject.cls.neutral()).tensors
     floats = {name: value for name, value in merged.items() if value.dtype.kind == "f"}
     _close(floats, {name: pool.models["m0"][name] for name in floats}, 1e-12)
+
+
+@suite.law("equal models, nothing trimmed or dropped, merge to a multiple of their difference")
+def equal_experts_keep_their_direction(subject: Subject) -> None:
+    pool = toy_pool(1)
+    expert = pool.models["m0"]
+    same = Pool({name: dict(expert) for name in ("a", "b", "c")}, pool.base)
+    merged = _merge(subject, same, **subject.cls.neutral()).tensors
+    whole, step = _difference(merged, pool.base), _difference(expert, pool.base)
+    factor = float(whole @ step) / float(step @ step)
+    gap = float(np.abs(whole - factor * step).max())
+    assert factor > 0, f"the multiple is {factor:.3g}"
+    assert gap <= 1e-10, f"off the models' difference by {gap:.3g}"
+
+
+@suite.law("a task's own model is the expert where there is one expert", _keeps)
+def one_task_is_served_exactly(subject: Subject) -> None:
+    pool = toy_pool(1)
+    served = _merge(subject, pool, **subject.cls.neutral()).tasks["m0"]
+    expert = {name: pool.models["m0"][name] for name in served if name != "trunk.steps"}
+    _close({name: served[name] for name in expert}, expert, 1e-12)
+
+
+@suite.law("every task is served a whole model, the same from memory and from files", _keeps)
+def tasks_are_served_whole(subject: Subject) -> None:
+    pool = toy_pool(dtype="float32")
+    merged = _merge(subject, pool)
+    assert list(merged.tasks) == list(pool.names), f"tasks {list(merged.tasks)}"
+    with _folder(pool, shard=40) as (stored, sink):
+        again = subject.make().merge(stored, sink=sink)
+        for task, state in merged.tasks.items():
+            assert list(state) == [site.name for site in pool.sites]
+            _close(again.tasks[task], state, 0.0)
+
+
+@suite.law("merged from files into files, every bit is as in memory, for any workers and blocks")
+def files_equal_memory(subject: Subject) -> None:
+    for settings in subject.cls.examples():
+        for dtype in ("float16", "float32"):
+            pool = toy_pool(dtype=dtype)
+            wanted = _merge(subject, pool, **settings).tensors
+            with _folder(pool, shard=40) as (stored, sink):
+                merged = subject.make(**settings).merge(stored, sink=sink, workers=3)
+                _close(merged.tensors, wanted, 0.0)
+
+
+@suite.law("cut into small blocks, the result is the same")
+def blocks_are_free(subject: Subject) -> None:
+    for settings in subject.cls.examples():
+        wanted = _merge(subject, toy_pool(), **settings).tensors
+        with patch("plait.merging.engine.BLOCK", 8), patch("plait.merging.results.BLOCK", 8):
+            _close(_merge(subject, toy_pool(), **settings).tensors, wanted, 1e-12)
 
 
 @suite.law("models equal to the base merge to the base")
@@ -213,7 +289,8 @@ def validation_need_is_honest(subject: Subject) -> None:
 @suite.law("a free coefficient goes where validation is best", lambda s: "grid" in s.cls.accepted())
 def search_finds_the_best(subject: Subject) -> None:
     pool = toy_pool()
-    for wanted in (0.2, 0.7):
+    grid = subject.make().grid
+    for wanted in (grid[1], grid[-2]):
         target = _merge(subject, pool, scale=wanted).tensors
         have = Have(validation=lambda state, aim=target: _gap(state, aim)[0])  # type: ignore[misc]
         merged = _merge(subject, pool, have)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,26 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from plait.weights.files import DamagedError, write_atomic
+from plait.weights.kinds import SIZES
 
 Array = np.ndarray[Any, Any]
 
 MOST_HEADER = 2**26  # bytes
 MOST_TENSORS = 500_000
 LONGEST_NAME = 10_000
-SIZES: Mapping[str, int] = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2,
-    "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8,
-}  # fmt: skip
 AGAIN = "copy the file again from where it is whole"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the head of a safetensors file says: type and shape by name, and its metadata."""
+    """What the head of a safetensors file says: type and shape by name, and its metadata.
+
+    ``begins`` is the byte in the file at which each tensor begins.
+    """
 
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
     metadata: Mapping[str, str]
+    begins: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_header(path: str | Path) -> Header:
@@ -66,7 +67,11 @@ def read_header(path: str | Path) -> Header:
         raise DamagedError(f"{path}: {len(told):,} tensors; at most {MOST_TENSORS:,} are read")
     places = {name: _place(path, name, row) for name, row in told.items()}
     _covered(path, places, size - 8 - length)
-    return Header({name: (kind, shape) for name, (kind, shape, _, _) in places.items()}, metadata)
+    return Header(
+        {name: (kind, shape) for name, (kind, shape, _, _) in places.items()},
+        metadata,
+        {name: 8 + length + begin for name, (_, _, begin, _) in places.items()},
+    )
 
 
 def _refuse_pickle(path: Path, head: bytes) -> None:

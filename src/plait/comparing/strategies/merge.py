@@ -20,10 +20,11 @@ from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Started, Strategy
 from plait.merging.base import Have
-from plait.merging.pool import Pool, State
+from plait.merging.pool import Pool
 from plait.method import Card, Method, Need, resolve
 from plait.networks import Network
 from plait.training.train import device_of
+from plait.weights.sources import State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,6 @@ class Dare(Merger):
         ),
     )
     parts: ClassVar[Mapping[str, str]] = {"method": "merging"}
-    inline: ClassVar[str | None] = "method"
     method: Method | str | Mapping[str, Any] = "task_arithmetic"
     drop: float = 0.9
     seed: int = 0

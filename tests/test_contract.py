@@ -160,9 +160,9 @@ def share_of_all(self: Equal, signals: Signals) -> torch.Tensor:
     return torch.ones_like(signals.losses) / max(len(self.tasks), 1)
 
 
-def first_gate(self: Any, x: torch.Tensor, group: str, records: Any) -> torch.Tensor:
+def first_gate(self: Any, features: Any, task: torch.Tensor, kept: Any = None) -> torch.Tensor:
     """Every record through the gate of the first task."""
-    return (x[records.rows] @ self.gate.get_parameter("weight")[0].T).softmax(1)
+    return (features.records @ self.bank.stack("weight")[: self.experts].T).softmax(1)
 
 
 def first_adapter(self: Any, x: torch.Tensor, base: torch.Tensor, _: Any) -> torch.Tensor:
@@ -176,7 +176,8 @@ def first_adapter(self: Any, x: torch.Tensor, base: torch.Tensor, _: Any) -> tor
         (PCGrad, "plait.balancing.pcgrad", "others_in_random_order", by_position, {"permutation"}),
         (Equal, "plait.balancing.equal.Equal", "forward", share_of_all,
          {"absent_task_is_as_if_never_there", "absent_task_is_left_alone"}),
-        (Mmoe, "plait.sharing.mmoe._Mmoe", "gates", first_gate, {"reach_is_exact", "permutation"}),
+        (Mmoe, "plait.sharing.base.Gates", "forward", first_gate,
+         {"reach_is_exact", "permutation"}),
         (Lora, "plait.adapting.lora.LoraBank", "forward", first_adapter,
          {"reach_is_exact", "permutation", "routing_follows_the_record", "folding_is_exact"}),
     ],

@@ -57,7 +57,7 @@ def test_marks_survive_copies_and_moves(change):
 
 
 def test_a_bank_refuses_a_parameter_without_the_tasks_dimension():
-    with pytest.raises(ValueError, match="bank of 2 tasks"):
+    with pytest.raises(ValueError, match="bank of 2 slices"):
         TaskBank(["a", "b"]).register_parameter("x", torch.nn.Parameter(torch.zeros(3)))
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from written_out import DIRECT, expert
 
 from plait.batch import Records
 from plait.networks import build_network
@@ -12,7 +13,6 @@ from plait.testing.counting import operations
 from plait.testing.toys import toy_batch, toy_inputs, toy_tasks
 
 TASKS = toy_tasks()
-DIRECT = {"trunk": {"mlp": {"depth": 0}}}  # experts read the inputs, as in the paper
 
 
 def network(tasks=TASKS, seed=0, encoder=DIRECT, **settings):
@@ -20,6 +20,11 @@ def network(tasks=TASKS, seed=0, encoder=DIRECT, **settings):
     return build_network(
         inputs=toy_inputs(), tasks=tasks, encoder=encoder, sharing=sharing, seed=seed
     )
+
+
+def maps(net):
+    """The gates' maps [T, E, d], which share the network's memory."""
+    return net.trunk.gate.bank.weight.view(len(net.tasks), 3, -1)
 
 
 @pytest.mark.parametrize("tower", [0, 6])
@@ -33,13 +38,8 @@ def test_equals_the_formula_by_loops(tower, depth, missing):
     for key, labels in batch.labels.items():
         for n, (position, row) in enumerate(zip(labels.task, labels.rows, strict=True)):
             t = TASKS.position[TASKS.groups[key].tasks[position]]
-            outputs = []
-            for e in range(3):
-                h = x[row]
-                for weight, bias in zip(trunk.experts.weights, trunk.experts.biases, strict=True):
-                    h = (weight[e] @ h + bias[e]).relu()
-                outputs.append(h)
-            gate = torch.exp(trunk.gate.weight[t] @ x[row])
+            outputs = [expert(trunk.experts, e, x[row]) for e in range(3)]
+            gate = torch.exp(maps(net)[t] @ x[row])
             mixed = sum(g * h for g, h in zip(gate / gate.sum(), outputs, strict=True))
             if tower:
                 mixed = (trunk.tower.weight[t] @ mixed + trunk.tower.bias[t]).relu()
@@ -53,7 +53,7 @@ def test_permuting_experts_with_their_gates_changes_nothing():
     with torch.no_grad():
         for parameter in net.trunk.experts.parameters():
             parameter.copy_(parameter[order].clone())
-        net.trunk.gate.weight.copy_(net.trunk.gate.weight[:, order].clone())
+        maps(net).copy_(maps(net)[:, order].clone())
     for key, raw in net(batch.parts, batch.labels).raw.items():
         torch.testing.assert_close(raw, before[key], rtol=0, atol=1e-12)
 
@@ -78,8 +78,8 @@ def test_one_expert_is_a_shared_bottom():
     )  # fmt: skip
     with torch.no_grad():
         layer = bottom.trunk.encoder.trunk.layers[0]
-        layer.weight.copy_(mixture.trunk.experts.weights[0][0])
-        layer.bias.copy_(mixture.trunk.experts.biases[0][0])
+        layer.weight.copy_(mixture.trunk.experts.bank.weight0[0])
+        layer.bias.copy_(mixture.trunk.experts.bank.bias0[0])
     ours, theirs = mixture(batch.parts, batch.labels).raw, bottom(batch.parts, batch.labels).raw
     for key in ours:
         torch.testing.assert_close(ours[key], theirs[key])
@@ -110,21 +110,10 @@ def test_a_task_trains_the_experts_and_its_own_gate_only():
     net, batch = network(tower=2), toy_batch(TASKS)
     own = batch.only({"binary.2"})
     net(own.parts, own.labels).raw["binary"].sum().backward()
-    assert all(p.grad.abs().sum() > 0 for p in net.trunk.experts.weights)
-    for parameter in (net.trunk.gate.weight, net.trunk.tower.weight):
-        used = parameter.grad.abs().flatten(1).sum(1) > 0
-        assert used.nonzero().flatten().tolist() == [TASKS.position["binary.2"]]
-
-
-def test_gate_use_shows_a_collapsed_gate():
-    net, batch = network(), toy_batch(TASKS, missing=0.0)
-    with torch.no_grad():
-        net.trunk.gate.weight.zero_()
-        net.trunk.gate.weight[1, 1:, 0] = torch.tensor([1e6, -1e6])  # one of the two always wins
-    use = net.trunk.gate_use(batch.parts, batch.labels)
-    torch.testing.assert_close(use.load[0], torch.full((3,), 1 / 3))
-    torch.testing.assert_close(use.entropy[0], torch.tensor(3.0).log())
-    assert use.entropy[1] < 1e-3
+    assert (net.trunk.experts.bank.weight0.grad.abs().sum((1, 2)) > 0).all()
+    for bank in (net.trunk.gate.bank, net.trunk.tower):
+        used = bank.weight.grad.abs().flatten(1).sum(1) > 0
+        assert {name for name, hit in zip(bank.names, used, strict=True) if hit} == {"binary.2"}
 
 
 def test_costs_less_than_a_loop_over_tasks():

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from plait.networks.base import Features
 from plait.sharing import base
-from plait.sharing.base import Experts, gate_use, mix
+from plait.sharing.base import Experts, Gates, mix
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -15,14 +16,15 @@ def test_experts_equal_a_loop(depth):
     found = experts(x)
     for e in range(3):
         h = x
-        for weight, bias in zip(experts.weights, experts.biases, strict=True):
+        for layer in range(depth):
+            weight, bias = experts.bank.stack(f"weight{layer}"), experts.bank.stack(f"bias{layer}")
             h = (h @ weight[e].T + bias[e]).relu()
         torch.testing.assert_close(found[:, e], h, rtol=0, atol=1e-12)
 
 
 def test_each_expert_starts_like_a_linear_layer():
     torch.manual_seed(0)
-    weight = Experts(40, 16, 32).weights[0]
+    weight = Experts(40, 16, 32).bank.stack("weight0")
     top = weight.abs().amax(dim=(1, 2))
     assert (top <= 0.25).all()
     assert (top > 0.24).all()
@@ -59,11 +61,25 @@ def test_mixing_nothing_gives_nothing():
     assert mix(torch.randn(6, 3, 4), torch.zeros(0, 3), nothing, nothing).shape == (0, 4)
 
 
-def test_gate_use_tells_load_and_entropy():
-    gates = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
-    use = gate_use(gates, torch.tensor([0, 2, 0]), 3)
-    assert use.load[0].tolist() == use.load[2].tolist() == [0.5, 0.5]
-    torch.testing.assert_close(
-        use.entropy[[0, 2]], torch.tensor([0.0, 2.0]).log1p() * torch.tensor([1.0, 0.6309297])
-    )
-    assert use.load[1].isnan().all()
+def test_experts_of_units_read_their_own_states():
+    experts = Experts(["a", "b", "b", "d"], 5, 4, 2, units=[0, 1, 1, 3]).double()
+    x = torch.randn(4, 7, 5, dtype=torch.float64)
+    whole = experts(x)
+    for e, unit in enumerate(experts.units):
+        torch.testing.assert_close(whole[:, e], experts(x[unit])[:, e], rtol=0, atol=1e-12)
+    some = experts(x[[1, 3]], kept=[1, 3])
+    torch.testing.assert_close(some, whole[:, [1, 2, 3]], rtol=0, atol=1e-12)
+
+
+def test_gates_read_only_what_they_may():
+    gates = Gates(["a", "b"], [[0, 2], [1]], [None, "a", "b"], 5).double()
+    x = torch.randn(7, 5, dtype=torch.float64)
+    found = gates(Features(x))
+    assert (found[:, 0, 1] == 0).all()
+    assert (found[:, 1] == torch.tensor([0.0, 1.0, 0.0])).all()
+    torch.testing.assert_close(found.sum(2), torch.ones(7, 2, dtype=torch.float64))
+    records = gates(Features(x, torch.arange(7).repeat(2)), torch.arange(2).repeat_interleave(7))
+    torch.testing.assert_close(records, found.transpose(0, 1).flatten(0, 1), rtol=0, atol=1e-12)
+    own = gates(Features(torch.stack([x, x])), kept=[0, 1])
+    torch.testing.assert_close(own, found, rtol=0, atol=1e-12)
+    assert sum(p.numel() for p in gates.parameters()) == 3 * (5 + 1)

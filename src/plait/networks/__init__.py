@@ -1,12 +1,14 @@
 """Networks: encoders by input type, stacked heads, and the network that joins them."""
 
 from plait.networks.base import (
+    Bank,
     Encoder,
     Features,
     MakeEncoder,
     Sharing,
     TaskBank,
     Trunk,
+    bank_slices,
     seeded,
     task_slices,
 )
@@ -18,6 +20,7 @@ from plait.networks.routing import routed_linear
 from plait.networks.side_by_side import SideBySide, build_side_by_side, stackable
 
 __all__ = [
+    "Bank",
     "Encoder",
     "Features",
     "Heads",
@@ -28,6 +31,7 @@ __all__ = [
     "SideBySide",
     "TaskBank",
     "Trunk",
+    "bank_slices",
     "build_network",
     "build_side_by_side",
     "check_encoder",

@@ -2,12 +2,13 @@
 
 A :class:`Trunk` turns the inputs of a batch into one feature vector for each record; a
 :class:`Sharing` method builds one from an encoder. Parameters are *shared* unless they lie in a
-:class:`TaskBank`, whose slices belong to one task each.
+:class:`TaskBank`, whose slices belong to one task each; a :class:`Bank` is a stack that is shared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -40,21 +41,26 @@ def uniform(fan_in: int) -> Start:
 zeros: Start = _zeros
 
 
-class TaskBank(nn.Module):
-    """Stacked parameters [T, ...] with one slice for each named task.
+Name = str | None  # a task's, or None for what belongs to no task
+Slice = tuple[Name, Name, int]  # whose it is, what of another's it is about, its number among such
 
-    Every parameter beneath carries ``plait_tasks``, the names of its slices in order, so that
-    optimizers and engines can leave the slices of absent tasks alone. A slice starts from
-    randomness keyed by (seed, place, task name): adding or permuting tasks changes no task's start.
+
+class Bank(nn.Module):
+    """Stacked parameters [S, ...] with one slice for each name; any task may train any slice.
+
+    ``about`` names, where slices of one name tell something of each other task, that task. A slice
+    starts from randomness keyed by (seed, place, slice): adding or permuting tasks changes no
+    start. Every parameter beneath carries ``plait_order``, its slices.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[Name], about: Sequence[Name] | None = None) -> None:
         super().__init__()
         self.names = tuple(names)
-        self.starts: dict[str, Start] = {}
+        self.slices = tuple(_numbered(self.names, about or [None] * len(self.names)))
+        self.starts: dict[str, Start | Sequence[Start]] = {}
 
-    def add(self, name: str, *shape: int, start: Start = zeros) -> nn.Parameter:
-        """Add a parameter [T, *shape] whose slices begin as ``start`` fills them."""
+    def add(self, name: str, *shape: int, start: Start | Sequence[Start] = zeros) -> nn.Parameter:
+        """Add a parameter [S, *shape] whose slices ``start``, or one for each, fills at first."""
         parameter = nn.Parameter(torch.zeros(len(self.names), *shape))
         self.register_parameter(name, parameter)
         self.starts[name] = start
@@ -62,44 +68,79 @@ class TaskBank(nn.Module):
         return parameter
 
     def stack(self, name: str) -> Tensor:
-        """A parameter [T, ...], or what ``functional_call`` puts in its place."""
+        """A parameter [S, ...], or what ``functional_call`` puts in its place."""
         found: Tensor = getattr(self, name)
         return found
 
     @torch.no_grad()
     def reset(self, seed: int = 0, place: str = "") -> None:
-        """Start afresh, each slice keyed by (seed, place, parameter, task)."""
+        """Start afresh, each slice keyed by (seed, place, parameter, slice)."""
         generator = torch.Generator()
         for name, start in self.starts.items():
             fresh = torch.empty(self.get_parameter(name).shape)
-            for task, slice_ in zip(self.names, fresh, strict=True):
-                start(slice_, generator.manual_seed(key(seed, place, name, task)))
+            starts = [start] * len(fresh) if callable(start) else start
+            for (owner, about, number), begin, slice_ in zip(
+                self.slices, starts, fresh, strict=True
+            ):
+                more = (about, number) if about is not None or number else ()
+                begin(slice_, generator.manual_seed(key(seed, place, name, owner, *more)))
             self.get_parameter(name).copy_(fresh)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Register a parameter whose leading dimension counts the tasks; ``ValueError`` if not."""
+        """Register a parameter whose leading dimension counts the names; ``ValueError`` if not."""
         if param is not None and (param.ndim == 0 or len(param) != len(self.names)):
             raise ValueError(
-                f"parameter {name!r} of a bank of {len(self.names)} tasks needs that leading "
+                f"parameter {name!r} of a bank of {len(self.names)} slices needs that leading "
                 f"dimension, got shape {tuple(param.shape)}"
             )
         super().register_parameter(name, param)
         self.mark()
 
     def mark(self) -> None:
-        """Write the tasks' names on every parameter beneath."""
+        """Write the slices on every parameter beneath."""
         for parameter in self.parameters():
-            parameter.plait_tasks = self.names  # type: ignore[attr-defined]
+            parameter.plait_order = self.slices  # type: ignore[attr-defined]
 
     # Copies and moves may make new parameters, which would lose the mark.
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.mark()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TaskBank:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Bank:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.mark()
         return self
+
+
+class TaskBank(Bank):
+    """A bank whose every slice is trained by the task of its name, and by no other.
+
+    Every parameter beneath carries ``plait_tasks`` too, so that optimizers and engines can leave
+    the slices of absent tasks alone. A task may have several slices.
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, names: Sequence[str], about: Sequence[Name] | None = None) -> None:
+        super().__init__(names, about)
+
+    def mark(self) -> None:
+        """Write the tasks' names on every parameter beneath."""
+        super().mark()
+        for parameter in self.parameters():
+            parameter.plait_tasks = self.names  # type: ignore[attr-defined]
+
+
+def _numbered(names: Iterable[Name], about: Iterable[Name]) -> Iterator[Slice]:
+    seen: Counter[tuple[Name, Name]] = Counter()
+    for pair in zip(names, about, strict=True):
+        yield (*pair, seen[pair])
+        seen[pair] += 1
+
+
+def bank_slices(parameter: Tensor) -> tuple[Slice, ...] | None:
+    """The slices of a bank's parameter, in order; None outside of banks."""
+    return getattr(parameter, "plait_order", None)
 
 
 def task_slices(parameter: Tensor) -> tuple[str, ...] | None:

@@ -17,10 +17,10 @@ from plait.kinds import KINDS
 from plait.losses import LOSSES
 from plait.method import resolve, spell
 from plait.networks.base import (
+    Bank,
     Encoder,
     Features,
     Sharing,
-    TaskBank,
     Trunk,
     seeded,
     task_slices,
@@ -180,7 +180,7 @@ def build_network(
 def start_banks(network: nn.Module, seed: int) -> None:
     """Start every bank of a network afresh, keyed by the seed and its place."""
     for path, module in network.named_modules():
-        if isinstance(module, TaskBank):
+        if isinstance(module, Bank):
             module.reset(key(seed, "bank"), path)
 
 

@@ -1,48 +1,177 @@
-"""Parts that several sharing architectures are made of: stacked experts, and their mixtures."""
+"""Parts that several sharing architectures are made of: stacked experts, gates, and mixtures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from plait.networks.routing import followed
+from plait.batch import Records
+from plait.method import did_you_mean
+from plait.networks.base import Bank, Features, Name, TaskBank, uniform
+from plait.networks.routing import followed, routed_linear
+from plait.task import TaskSet
 
 DENSE = 4  # mixing for all pairs beats gathering up to this many pairs for each one asked
 
+Kept = Sequence[int] | None  # the units that are computed, ascending; None for all of them
+
 
 class Experts(nn.Module):
-    """E networks of one shape on one input: [B, d] → [B, E, width], without a loop.
+    """E networks of one shape without a loop: [B, d], or [U, B, d] by unit → [B, E, width].
 
-    Each is ``depth`` linear layers with ReLU. The first layer of all is one product; the later ones
-    are batched. Parameters: E·((d+1)·width + (depth−1)·(width+1)·width).
+    Each is ``depth`` linear layers with ReLU. ``owners`` [E] are whose they are (None: no task's),
+    ``units`` [E], ascending, the unit whose state each reads where every unit has its own;
+    ``specific`` experts are trained by their owners only. Parameters:
+    E·((d+1)·width + (depth−1)·(width+1)·width).
     """
 
-    def __init__(self, experts: int, inside: int, width: int, depth: int = 1) -> None:
+    def __init__(
+        self,
+        owners: int | Sequence[Name],
+        inside: int,
+        width: int,
+        depth: int = 1,
+        *,
+        units: Sequence[int] = (),
+        specific: bool = False,
+    ) -> None:
         super().__init__()
-        if min(experts, width, depth) < 1:
+        names = [None] * owners if isinstance(owners, int) else list(owners)
+        if min(len(names), width, depth) < 1:
             raise ValueError("experts, width and depth must be at least 1")
-        sizes = [inside] + [width] * (depth - 1)
-        # Each expert starts like nn.Linear; a rule applied to the stack would take its wrong axis.
-        self.weights = nn.ParameterList(_uniform(size, experts, width, size) for size in sizes)
-        self.biases = nn.ParameterList(_uniform(size, experts, width) for size in sizes)
+        self.units, self.depth, self.width = tuple(units or range(len(names))), depth, width
+        self.bank = TaskBank([str(name) for name in names]) if specific else Bank(names)
+        for layer in range(depth):
+            self.bank.add(f"weight{layer}", width, inside, start=uniform(inside))
+            self.bank.add(f"bias{layer}", width, start=uniform(inside))
+            inside = width
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, d] → [B, E, width]."""
-        first, *later = zip(self.weights, self.biases, strict=True)
-        flat = F.linear(x, first[0].flatten(0, 1), first[1].flatten())
-        h = flat.relu().view(len(x), *first[1].shape)
-        for weight, bias in later:
+    def forward(self, x: Tensor, kept: Kept = None) -> Tensor:
+        """[B, E, width]; of the ``kept`` units only, where x [kept, B, d] has no other."""
+        which = None if kept is None else self.columns(kept)
+        units = self.units
+        if which is not None and kept is not None:
+            place = {unit: i for i, unit in enumerate(kept)}
+            units = tuple(place[units[e]] for e in which)
+        layers = [self._layer(layer, which) for layer in range(self.depth)]
+        h = _first(x, *layers[0], units)
+        for weight, bias in layers[1:]:
             mapped = torch.baddbmm(bias.unsqueeze(1), h.transpose(0, 1), weight.transpose(1, 2))
             h = mapped.relu().transpose(0, 1)
         return h
 
+    def columns(self, kept: Sequence[int]) -> list[int]:
+        """The experts of some units."""
+        return [e for e, unit in enumerate(self.units) if unit in kept]
 
-def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
-    bound = max(fan_in, 1) ** -0.5
-    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+    def _layer(self, layer: int, which: list[int] | None) -> tuple[Tensor, Tensor]:
+        weight, bias = (self.bank.stack(f"{kind}{layer}") for kind in ("weight", "bias"))
+        if which is None:
+            return weight, bias
+        rows = torch.tensor(which, device=weight.device)
+        return weight.index_select(0, rows), bias.index_select(0, rows)
+
+
+def _first(x: Tensor, weight: Tensor, bias: Tensor, units: Sequence[int]) -> Tensor:
+    """The first layer of all experts: one product, or a batched one over units."""
+    experts, width = bias.shape
+    if x.ndim == 2:
+        flat = F.linear(x, weight.flatten(0, 1), bias.flatten())
+        return flat.relu().view(len(x), experts, width)
+    each = experts // len(x)
+    if units == tuple(unit for unit in range(len(x)) for _ in range(each)):
+        # The experts of a unit read the same rows: side by side they are one wider layer.
+        weight, bias = weight.view(len(x), each * width, -1), bias.view(len(x), 1, each * width)
+        h = torch.baddbmm(bias, x, weight.transpose(1, 2)).relu()
+        return h.transpose(0, 1).reshape(x.shape[1], experts, width)
+    own = x.index_select(0, torch.tensor(units, device=x.device))
+    return torch.baddbmm(bias.unsqueeze(1), own, weight.transpose(1, 2)).relu().transpose(0, 1)
+
+
+class Gates(nn.Module):
+    """A softmax over the experts that a reader may read: [N, E], or [B, R, E] for all readers.
+
+    ``reads`` [R] are the numbers of those experts, ``about`` [E] whose the experts are; all others
+    get exactly 0. One linear map for each reader and expert it reads: (d+1)·Σ_r |reads_r|
+    parameters, d·Σ_r |reads_r| without ``bias``. ``specific`` gates are trained by their readers
+    only.
+    """
+
+    place: Tensor
+    reads: Tensor
+
+    def __init__(
+        self,
+        readers: Sequence[Name],
+        reads: Sequence[Sequence[int]],
+        about: Sequence[Name],
+        inside: int,
+        *,
+        bias: bool = True,
+        specific: bool = True,
+    ) -> None:
+        super().__init__()
+        self.experts, self.biased = len(about), bias
+        self.readers, self.about = tuple(readers), tuple(about)
+        names = [name for name, own in zip(readers, reads, strict=True) for _ in own]
+        whose = [about[expert] for own in reads for expert in own]
+        self.bank = TaskBank(list(map(str, names)), whose) if specific else Bank(names, whose)
+        self.bank.add("weight", inside, start=uniform(inside))
+        if bias:
+            self.bank.add("bias", start=uniform(inside))
+        most = max(map(len, reads))
+        self.even = min(map(len, reads)) == most
+        self.full = list(chain(*reads)) == list(range(self.experts)) * len(reads)
+        place, number = [], 0
+        for own in reads:
+            place.append([*range(number, number + len(own)), *[0] * (most - len(own))])
+            number += len(own)
+        columns = [[*own, *[self.experts] * (most - len(own))] for own in reads]
+        self.register_buffer("place", torch.tensor(place), persistent=False)
+        self.register_buffer("reads", torch.tensor(columns), persistent=False)
+
+    def forward(self, features: Features, task: Tensor | None = None, kept: Kept = None) -> Tensor:
+        """The gates [N, E] of records, by their readers ``task`` [N], ascending.
+
+        Without ``task`` those of all (or the kept) readers on all rows, [B, R, E]: the values are
+        [B, d], or [R, B, d] where each reader has a state of its own.
+        """
+        weight, bias = self._maps()
+        if task is not None:
+            return self._spread(routed_linear(features, task, weight, bias), self.reads[task])
+        x, reads = features.values, self.reads
+        if kept is not None:
+            rows = torch.tensor(kept, device=weight.device)
+            weight, bias, reads = weight[rows], None if bias is None else bias[rows], reads[rows]
+        if x.ndim == 2:
+            flat = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
+            return self._spread(flat.view(len(x), *weight.shape[:2]), reads)
+        across = weight.transpose(1, 2)
+        found = torch.bmm(x, across) if bias is None else torch.baddbmm(bias[:, None], x, across)
+        return self._spread(found.transpose(0, 1), reads)
+
+    def _maps(self) -> tuple[Tensor, Tensor | None]:
+        """[R, most, d] and [R, most]: the maps of each reader, padded to the most it may read."""
+        weight = self.bank.stack("weight")
+        bias = self.bank.stack("bias") if self.biased else None
+        if self.even:
+            shape = self.place.shape
+            return weight.view(*shape, -1), None if bias is None else bias.view(shape)
+        return weight[self.place], None if bias is None else bias[self.place]
+
+    def _spread(self, logits: Tensor, reads: Tensor) -> Tensor:
+        """Logits over what is read [..., most] → gates over all experts [..., E]."""
+        if not self.even:
+            logits = logits.masked_fill(reads == self.experts, -torch.inf)
+        gates = logits.softmax(-1)
+        if self.full:
+            return gates
+        room = gates.new_zeros(*gates.shape[:-1], self.experts + 1)
+        return room.scatter(-1, reads.expand_as(gates), gates)[..., : self.experts]
 
 
 def mix(outputs: Tensor, gates: Tensor, rows: Tensor, task: Tensor) -> Tensor:
@@ -68,21 +197,48 @@ def _mix_gathered(outputs: Tensor, gates: Tensor, rows: Tensor) -> Tensor:
     return torch.bmm(gates.unsqueeze(1), outputs.index_select(0, rows)).squeeze(1)
 
 
-@dataclass(frozen=True)
-class GateUse:
-    """How tasks use experts: mean gates ``load`` [T, E] and mean ``entropy`` [T] in nats.
+def present(task: Sequence[Tensor], tasks: int) -> Kept:
+    """The tasks that have a record; None where all (or none) have, or looking would cost too much.
 
-    Tasks without a record have NaN. Entropy near 0 for every task tells that gates collapsed.
+    ``task``: the records' positions in the set, by head group.
     """
+    if followed() or any(found.is_cuda for found in task):
+        return None
+    found = sorted({t for each in task for t in torch.unique_consecutive(each).tolist()})
+    return None if len(found) in (0, tasks) else found
 
-    load: Tensor
-    entropy: Tensor
+
+def own_rows(state: Tensor, kept: Kept, records: Records, task: Tensor) -> Features:
+    """What records read of their tasks' states [U, B, d], or of one [B, d] that all tasks have.
+
+    ``task`` [N]: the records' tasks as positions in the set; ``kept``: whose states are there.
+    """
+    if state.ndim == 2:
+        return Features(state, records.rows)
+    if kept is not None:
+        place = torch.zeros(max(kept) + 1, dtype=torch.long, device=task.device)
+        place[torch.tensor(kept, device=task.device)] = torch.arange(len(kept), device=task.device)
+        task = place[task]
+    return Features(state.flatten(0, 1).index_select(0, task * state.shape[1] + records.rows))
 
 
-def gate_use(gates: Tensor, task: Tensor, tasks: int) -> GateUse:
-    """Summarise gates [N, E] of records with the given tasks [N]."""
-    counts = torch.bincount(task, minlength=tasks).unsqueeze(1)
-    zero = gates.new_zeros(tasks, gates.shape[1])
-    load = zero.index_add(0, task, gates) / counts
-    entropy = zero.index_add(0, task, torch.special.entr(gates)) / counts
-    return GateUse(load, entropy.sum(1))
+def at_least(settings: object, **least: float) -> None:
+    """Raise ``ValueError`` for the first setting (a number, or some by task) below its least."""
+    for name, bound in least.items():
+        found = getattr(settings, name)
+        for value in found.values() if isinstance(found, Mapping) else (found,):
+            if value < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {value}")
+
+
+def by_task(name: str, given: int | Mapping[str, int], tasks: TaskSet) -> list[int]:
+    """A setting's number for each task; a mapping names those that differ from 1.
+
+    Raises ``ValueError`` for the name of no task.
+    """
+    if not isinstance(given, Mapping):
+        return [given] * len(tasks)
+    for task in given:
+        if task not in tasks.position:
+            raise ValueError(f"{name}: no task {task!r}{did_you_mean(task, tasks.names)}")
+    return [given.get(task, 1) for task in tasks.names]

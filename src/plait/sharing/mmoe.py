@@ -9,8 +9,7 @@ one layer width → tower with ReLU. The experts are one stacked tensor, the gat
 another, and only the gates of the records asked for are computed. Parameters beside the encoder:
 E·((d+1)·width + (depth−1)·(width+1)·width) + T·E·d, and T·(width+1)·tower with towers.
 
-    >>> import torch
-    >>> from plait import Records, Task, TaskSet
+    >>> from plait import Task, TaskSet
     >>> from plait.batch import Input
     >>> from plait.networks import build_network
     >>> tasks = TaskSet([Task(name="click"), Task(name="buy")])
@@ -21,10 +20,6 @@ E·((d+1)·width + (depth−1)·(width+1)·width) + T·E·d, and T·(width+1)·t
     ... )
     >>> sum(p.numel() for p in network.trunk.parameters()) == 4 * (3 + 1) * 5 + 2 * 4 * 3
     True
-    >>> parts = {"table": {"vector.v": torch.eye(3)}}
-    >>> asked = {"binary": Records(task=torch.tensor([0, 1, 1]), rows=torch.tensor([2, 0, 1]))}
-    >>> network.trunk.gates(network.trunk.encoder(parts), "binary", asked["binary"]).shape
-    torch.Size([3, 4])
 """
 
 from __future__ import annotations
@@ -32,14 +27,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from plait.batch import Parts, Records
 from plait.method import Card, Law, Paper
 from plait.networks.base import Encoder, Features, MakeEncoder, Sharing, TaskBank, Trunk, uniform
 from plait.networks.routing import routed_linear
-from plait.sharing.base import Experts, GateUse, gate_use, mix
+from plait.sharing.base import Experts, Gates, at_least, mix
 from plait.task import TaskSet
 
 
@@ -70,9 +64,7 @@ class Mmoe(Sharing):
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("experts", 1), ("width", 1), ("depth", 1), ("tower", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(self, experts=1, width=1, depth=1, tower=0)
 
     def build(self, encoder: MakeEncoder, tasks: TaskSet) -> Trunk:
         """The encoder, the experts on it, and a gate for each task."""
@@ -84,8 +76,8 @@ class _Mmoe(Trunk):
         super().__init__(tasks, settings.tower or settings.width)
         self.encoder = encoder
         self.experts = Experts(settings.experts, encoder.width, settings.width, settings.depth)
-        self.gate = TaskBank(tasks.names)
-        self.gate.add("weight", settings.experts, encoder.width, start=uniform(encoder.width))
+        every, owners = [range(settings.experts)] * len(tasks), [None] * settings.experts
+        self.gate = Gates(tasks.names, every, owners, encoder.width, bias=False)
         self.tower = TaskBank(tasks.names) if settings.tower else None
         if self.tower:
             start = uniform(settings.width)
@@ -101,21 +93,9 @@ class _Mmoe(Trunk):
 
     def _mixed(self, x: Tensor, outputs: Tensor, group: str, records: Records) -> Features:
         task = self.positions(group, records)
-        features = Features(mix(outputs, self.gates(x, group, records), records.rows, task))
+        gates = self.gate(Features(x, records.rows), task)
+        features = Features(mix(outputs, gates, records.rows, task))
         if self.tower is None:
             return features
         weight, bias = self.tower.stack("weight"), self.tower.stack("bias")
         return Features(routed_linear(features, task, weight, bias).relu())
-
-    def gates(self, x: Tensor, group: str, records: Records) -> Tensor:
-        """The gates [N, E] of the records, from the encoder's output [B, d]."""
-        task, weight = self.positions(group, records), self.gate.stack("weight")
-        return routed_linear(Features(x, records.rows), task, weight).softmax(1)
-
-    @torch.no_grad()
-    def gate_use(self, parts: Parts, asked: Mapping[str, Records]) -> GateUse:
-        """How the tasks use the experts on these records, tasks in the order of the set."""
-        x = self.encoder(parts)
-        gates = [self.gates(x, group, records) for group, records in asked.items()]
-        task = [self.positions(group, records) for group, records in asked.items()]
-        return gate_use(torch.cat(gates), torch.cat(task), len(self.tasks))

@@ -19,7 +19,7 @@ from plait.adapting import AdaptedTrunk, build_adapted
 from plait.batch import Batch, Records
 from plait.losses import LOSSES
 from plait.method import Law
-from plait.networks import Network, build_network, task_slices
+from plait.networks import Network, bank_slices, build_network, task_slices
 from plait.networks.base import Sharing
 from plait.sharing.hard import Hard
 from plait.task import Task, TaskSet
@@ -117,11 +117,12 @@ def state_of(network: Network) -> dict[str, Tensor]:
 
 
 def slices_of(state: Mapping[str, Tensor], network: Network, task: str) -> dict[str, Tensor]:
-    """What of a state belongs to one task."""
+    """The slices of a state that have one task's name."""
     return {
-        name: state[name][slices.index(task)]
+        f"{name}[{about}, {number}]": state[name][place]
         for name, parameter in network.named_parameters()
-        if task in (slices := task_slices(parameter) or ())
+        for place, (owner, about, number) in enumerate(bank_slices(parameter) or ())
+        if owner == task
     }
 
 
@@ -229,6 +230,13 @@ def more_tasks_change_no_start(subject: Subject) -> None:
     for task in tasks.names:
         own = slices_of(state_of(few), few, task)
         close(own, slices_of(state_of(many), many, task), 0.0, f"{task} beside two more tasks")
+
+
+@suite.law("one more task changes no other task's outputs")
+def more_tasks_change_no_output(subject: Subject) -> None:
+    tasks = toy_tasks()
+    more = TaskSet([Task(name="new"), *tasks, Task(name="last", kind="real")])
+    few, many = network_of(subject, tasks), network_of(subject, more)
     one, two = by_task(few, double_batch(tasks)), by_task(many, double_batch(more))
     close(one, two, 1e-12, "with two more tasks in the set")
 
@@ -295,8 +303,8 @@ def reach_is_exact(subject: Subject) -> None:
             assert reached == said, f"{name}: reached by {task}: {reached}; reach() says {said}"
             slices = task_slices(parameter)
             if slices and reached:
-                hit = [t for t, part in zip(slices, found[name], strict=True) if part.any()]
-                assert hit == [task], f"{name}: {task} trains the slices of {hit}"
+                hit = {t for t, part in zip(slices, found[name], strict=True) if part.any()}
+                assert hit == {task}, f"{name}: {task} trains the slices of {hit}"
 
 
 @suite.law("a start is keyed by the seed, and torch's own random state is left alone")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from plait.balancing.base import Balancer
 from plait.networks import Network
-from plait.networks.base import task_slices
+from plait.networks.base import Slice, bank_slices, task_slices
 from plait.training.best import Best, moving, put
 from plait.training.optim import RowwiseAdamW
 from plait.weights.files import read_json, sweep, write_atomic, write_json
@@ -92,7 +92,7 @@ class Checkpoint:
         record = {
             "about": dict(self.about),
             "tensors": name,
-            "slices": dict(self._slices()),
+            "slices": {n: [_told(each) for each in slices] for n, slices in self._slices()},
             "optimizer": plain,
             "progress": {**asdict(self.progress), "seconds": self.seconds},
             "best": {name: getattr(self.best, name) for name in JUDGED},
@@ -145,21 +145,27 @@ class Checkpoint:
         for name, value in record["progress"].items():
             setattr(self.progress, name, value)
 
-    def _slices(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def _slices(self) -> Iterator[tuple[str, tuple[Slice, ...]]]:
         for name, parameter in self.network.named_parameters():
-            names = task_slices(parameter)
-            if names is not None:
-                yield name, names
+            slices = bank_slices(parameter)
+            if slices is not None:
+                yield name, slices
 
-    def _orders(self, stored: Mapping[str, list[str]]) -> dict[str, Tensor]:
+    def _orders(self, stored: Mapping[str, list[Any]]) -> dict[str, Tensor]:
         """Where the slices of this network's stacked tensors stand in the stored ones."""
         orders = {}
-        for name, names in self._slices():
-            there = stored.get(name, [])
-            if sorted(there) != sorted(names):
+        for name, here in self._slices():
+            there = [_read(told) for told in stored.get(name, [])]
+            if set(there) != set(here):
                 raise ValueError(f"the checkpoint holds other tasks than the network in {name!r}")
-            if tuple(there) != names:
-                orders[name] = torch.tensor([there.index(task) for task in names])
+            if tuple(there) == here:
+                continue
+            if task_slices(self.network.get_parameter(name)) is None:
+                raise ValueError(
+                    f"the checkpoint holds the tasks in another order in {name!r}, and they read "
+                    "one another there; put the tasks in the order that they had"
+                )
+            orders[name] = torch.tensor([there.index(slice_) for slice_ in here])
         return orders
 
     def _names(self) -> list[str]:
@@ -195,6 +201,18 @@ class Checkpoint:
                 self.optimizer.state[parameter][slot] = value.to(device)
             if name in plain:
                 self.optimizer.state[parameter].update(plain[name])
+
+
+def _told(slice_: Slice) -> Any:
+    """A slice as plain data: its task's name where it is the task's only one."""
+    return slice_[0] if slice_[1:] == (None, 0) else list(slice_)
+
+
+def _read(told: Any) -> Slice:
+    match told:
+        case [name, about, number]:
+            return name, about, number
+    return told, None, 0
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from plait.networks.base import task_slices
+from plait.networks.base import bank_slices, task_slices
 
 Group = dict[str, Any]
 
@@ -155,11 +155,11 @@ def _step_rows(
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:
-    """Parameter groups: no decay for biases, norms and whatever has one dimension for each task."""
+    """Parameter groups: no decay for biases, norms and whatever has one dimension in each slice."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for parameter in parameters:
-        own = parameter.ndim - (task_slices(parameter) is not None)
+        own = parameter.ndim - (bank_slices(parameter) is not None)
         (decayed if own > 1 else plain).append(parameter)
     return [
         {"params": some, "weight_decay": decay}

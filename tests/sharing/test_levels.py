@@ -29,7 +29,7 @@ def written_out(trunk, x, *, reads_all=False, residual=False):
         for owner, experts in (("own", level.own), ("shared", level.common)):
             if experts is None:
                 continue
-            for e, (name, _, place) in enumerate(experts.bank.slices):
+            for e, (name, _, place) in enumerate(experts.layers[0].slices):
                 unit = name if owner == "own" else "shared"
                 outputs[None if unit == "shared" else unit, place] = expert(experts, e, state[unit])
         following = {}
@@ -140,8 +140,8 @@ def reached(net, batch, task):
     net.zero_grad()
     own = batch.only({task})
     sum(raw.sum() for raw in net(own.parts, own.labels).raw.values()).backward()
-    bank = net.trunk.levels[0].own.bank
-    grads = bank.weight0.grad
+    bank = net.trunk.levels[0].own.layers[0]
+    grads = bank.weight.grad
     if grads is None:
         return set()
     return {name for name, part in zip(bank.names, grads, strict=True) if part.any()}
@@ -197,8 +197,8 @@ def test_equal_experts_are_that_expert(sharing):
     expected = batch.parts["table"]["numeric"]
     with torch.no_grad():
         for level in net.trunk.levels:
-            banks = [experts.bank for experts in (level.own, level.common) if experts is not None]
-            for name in ("weight0", "bias0"):
+            banks = [found.layers[0] for found in (level.own, level.common) if found is not None]
+            for name in ("weight", "bias"):
                 first = getattr(banks[0], name)[:1].clone()
                 for bank in banks:
                     getattr(bank, name).copy_(first.expand_as(getattr(bank, name)))

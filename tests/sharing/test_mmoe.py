@@ -78,8 +78,8 @@ def test_one_expert_is_a_shared_bottom():
     )  # fmt: skip
     with torch.no_grad():
         layer = bottom.trunk.encoder.trunk.layers[0]
-        layer.weight.copy_(mixture.trunk.experts.bank.weight0[0])
-        layer.bias.copy_(mixture.trunk.experts.bank.bias0[0])
+        layer.weight.copy_(mixture.trunk.experts.layers[0].weight[0])
+        layer.bias.copy_(mixture.trunk.experts.layers[0].bias[0])
     ours, theirs = mixture(batch.parts, batch.labels).raw, bottom(batch.parts, batch.labels).raw
     for key in ours:
         torch.testing.assert_close(ours[key], theirs[key])
@@ -110,7 +110,7 @@ def test_a_task_trains_the_experts_and_its_own_gate_only():
     net, batch = network(tower=2), toy_batch(TASKS)
     own = batch.only({"binary.2"})
     net(own.parts, own.labels).raw["binary"].sum().backward()
-    assert (net.trunk.experts.bank.weight0.grad.abs().sum((1, 2)) > 0).all()
+    assert (net.trunk.experts.layers[0].weight.grad.abs().sum((1, 2)) > 0).all()
     for bank in (net.trunk.gate.bank, net.trunk.tower):
         used = bank.weight.grad.abs().flatten(1).sum(1) > 0
         assert {name for name, hit in zip(bank.names, used, strict=True) if hit} == {"binary.2"}

@@ -16,15 +16,14 @@ def test_experts_equal_a_loop(depth):
     found = experts(x)
     for e in range(3):
         h = x
-        for layer in range(depth):
-            weight, bias = experts.bank.stack(f"weight{layer}"), experts.bank.stack(f"bias{layer}")
-            h = (h @ weight[e].T + bias[e]).relu()
+        for layer in experts.layers:
+            h = (h @ layer.weight[e].T + layer.bias[e]).relu()
         torch.testing.assert_close(found[:, e], h, rtol=0, atol=1e-12)
 
 
 def test_each_expert_starts_like_a_linear_layer():
     torch.manual_seed(0)
-    weight = Experts(40, 16, 32).bank.stack("weight0")
+    weight = Experts(40, 16, 32).layers[0].weight
     top = weight.abs().amax(dim=(1, 2))
     assert (top <= 0.25).all()
     assert (top > 0.24).all()

@@ -47,7 +47,7 @@ def test_a_gate_that_settled_has_no_entropy():
 def test_a_silent_expert_has_collapsed():
     net = network(Ple(width=8, levels=2), TASKS)
     with torch.no_grad():
-        net.trunk.levels[0].own.bank.bias0[1] = -1e3
+        net.trunk.levels[0].own.layers[0].bias[1] = -1e3
     first, last = use_of(net)
     assert (first.place, last.place) == ("trunk.levels.0", "trunk.levels.1")
     assert first.silent[1] == 1.0

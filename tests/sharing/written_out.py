@@ -28,9 +28,8 @@ def batch_for(tasks, **more):
 
 def expert(experts, number, x):
     """One expert on one row."""
-    for layer in range(experts.depth):
-        weight, bias = (getattr(experts.bank, f"{kind}{layer}") for kind in ("weight", "bias"))
-        x = torch.relu(weight[number] @ x + bias[number])
+    for layer in experts.layers:
+        x = torch.relu(layer.weight[number] @ x + layer.bias[number])
     return x
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +44,13 @@ class Experts(nn.Module):
         names = [None] * owners if isinstance(owners, int) else list(owners)
         if min(len(names), width, depth) < 1:
             raise ValueError("experts, width and depth must be at least 1")
-        self.units, self.depth, self.width = tuple(units or range(len(names))), depth, width
-        self.bank = TaskBank([str(name) for name in names]) if specific else Bank(names)
-        for layer in range(depth):
-            self.bank.add(f"weight{layer}", width, inside, start=uniform(inside))
-            self.bank.add(f"bias{layer}", width, start=uniform(inside))
+        self.units = tuple(units or range(len(names)))
+        self.layers = nn.ModuleList()
+        for _ in range(depth):
+            bank = TaskBank([str(name) for name in names]) if specific else Bank(names)
+            bank.add("weight", width, inside, start=uniform(inside))
+            bank.add("bias", width, start=uniform(inside))
+            self.layers.append(bank)
             inside = width
 
     def forward(self, x: Tensor, kept: Kept = None) -> Tensor:
@@ -57,7 +60,7 @@ class Experts(nn.Module):
         if which is not None and kept is not None:
             place = {unit: i for i, unit in enumerate(kept)}
             units = tuple(place[units[e]] for e in which)
-        layers = [self._layer(layer, which) for layer in range(self.depth)]
+        layers = [_chosen(cast("Bank", bank), which) for bank in self.layers]
         h = _first(x, *layers[0], units)
         for weight, bias in layers[1:]:
             mapped = torch.baddbmm(bias.unsqueeze(1), h.transpose(0, 1), weight.transpose(1, 2))
@@ -68,12 +71,14 @@ class Experts(nn.Module):
         """The experts of some units."""
         return [e for e, unit in enumerate(self.units) if unit in kept]
 
-    def _layer(self, layer: int, which: list[int] | None) -> tuple[Tensor, Tensor]:
-        weight, bias = (self.bank.stack(f"{kind}{layer}") for kind in ("weight", "bias"))
-        if which is None:
-            return weight, bias
-        rows = torch.tensor(which, device=weight.device)
-        return weight.index_select(0, rows), bias.index_select(0, rows)
+
+def _chosen(bank: Bank, which: list[int] | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer, of some experts only."""
+    weight, bias = bank.stack("weight"), bank.stack("bias")
+    if which is None:
+        return weight, bias
+    rows = torch.tensor(which, device=weight.device)
+    return weight.index_select(0, rows), bias.index_select(0, rows)
 
 
 def _first(x: Tensor, weight: Tensor, bias: Tensor, units: Sequence[int]) -> Tensor:

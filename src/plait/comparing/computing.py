@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from plait.comparing.cells import Cell
-from plait.comparing.evaluate import latency, mean_loss, measured, predict_split, write_predictions
+from plait.comparing.evaluate import (
+    Meter,
+    latency,
+    mean_loss,
+    measured,
+    predict_split,
+    write_predictions,
+)
 from plait.comparing.leases import Lease, LeaseLostError
 from plait.comparing.memory import out_of_memory
 from plait.comparing.model import Model, load_model
@@ -93,23 +100,29 @@ def compute(store: Store, cell: Cell, lease: Lease, about: Mapping[str, Any]) ->
             name: load_model(store.path(part.key) / "model") for name, part in cell.parts.items()
         }
         spent = folder / "spent.json"  # seconds of attempts that were cut off
-        before = read_json(spent) if spent.exists() else 0.0
+        before = read_json(spent) if spent.exists() else {"seconds": 0.0, "processor": 0.0}
         try:
             with measured() as meter:
                 model = cell.strategy.run(plan, parts, cell.seed, folder / WORK)
         except BaseException:
             if lease.held():
-                write_json(spent, before + meter.seconds)
+                write_json(spent, _spent(before, meter))
             raise
         need(store.folder, BYTES * (model.cost().parameters or 0.0))
         cost = _evaluate(model, cell, folder)
-        cost |= {"seconds": before + meter.seconds, "memory": meter.memory}
+        cost |= {**_spent(before, meter), "memory": meter.memory}
         about = {**about, **cell.describe(), **told}
         preparation = cell.plan.dataset.preparation
         write_files(folder / "model", model, preparation, about, store.folder / "frozen")
         write_atomic(folder / "events.jsonl", _events(folder / WORK))
         write_json(folder / "cost.json", cost)
         spent.unlink(missing_ok=True)
+
+
+def _spent(before: Mapping[str, float], meter: Meter) -> dict[str, float]:
+    """The seconds of this attempt and of those before it."""
+    now = {"seconds": meter.seconds, "processor": meter.processor}
+    return {name: before[name] + value for name, value in now.items()}
 
 
 def refuse_hopeless(cell: Cell, ways: list[str]) -> None:

@@ -189,9 +189,13 @@ def _all_tasks(
 
 @dataclass
 class Meter:
-    """What was measured: wall seconds and the peak memory in bytes (None: not known here)."""
+    """What was measured: wall seconds, processor seconds of all threads, peak memory in bytes.
+
+    ``memory`` None: not known here.
+    """
 
     seconds: float = 0.0
+    processor: float = 0.0
     memory: float | None = None
 
 
@@ -212,12 +216,13 @@ def measured(every: float = 0.02) -> Iterator[Meter]:
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     watcher.start()
     try:
         yield meter
     finally:
         meter.seconds = time.perf_counter() - start
+        meter.processor = time.process_time() - used
         done.set()
         watcher.join()
         if cuda and torch.cuda.max_memory_allocated() > 0:

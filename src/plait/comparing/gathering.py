@@ -131,24 +131,31 @@ def cost_of(study: Study, label: str, finished: Mapping[Place, Cell]) -> Cost:
     if not cells:
         return Cost()
     costs = {key: study.store.read(key, "cost.json") for key in cells}
-    seconds = [_seconds(study, cell) for cell in cells.values()]
-    tried = {cell.key: cell for cell in study.trials(label) if study.store.finished(cell.key)}
-    extra = sum(_seconds(study, cell) for key, cell in tried.items() if key not in cells)
     memory = [cost["memory"] for cost in costs.values() if cost["memory"] is not None]
     return Cost(
         parameters=_mean(cost["parameters"] for cost in costs.values()),
         active=_mean(cost["active"] for cost in costs.values()),
-        seconds=float(np.mean(seconds)) + extra,
+        seconds=_spent(study, label, cells, "seconds"),
+        processor=_spent(study, label, cells, "processor"),
         memory=max(memory, default=None),
         latency=_mean(cost["latency"] for cost in costs.values()),
     )
 
 
-def _seconds(study: Study, cell: Cell) -> float:
+def _spent(study: Study, label: str, cells: Mapping[str, Cell], kind: str) -> float | None:
+    """The mean seconds of a strategy's cells, and those of its trials; None if not known."""
+    tried = {cell.key: cell for cell in study.trials(label) if study.store.finished(cell.key)}
+    extra = [_seconds(study, cell, kind) for key, cell in tried.items() if key not in cells]
+    mean = _mean(_seconds(study, cell, kind) for cell in cells.values())
+    return None if mean is None else mean + sum(each or 0.0 for each in extra)
+
+
+def _seconds(study: Study, cell: Cell, kind: str) -> float | None:
     """The seconds of a cell and of the parts it needed, each part once."""
     keys = {cell.key, *(part.key for part in cell.ancestors())}
-    keys = {key for key in keys if study.store.finished(key)}
-    return float(sum(study.store.read(key, "cost.json")["seconds"] for key in keys))
+    costs = [study.store.read(key, "cost.json") for key in keys if study.store.finished(key)]
+    known = [cost[kind] for cost in costs if kind in cost]
+    return float(sum(known)) if len(known) == len(costs) else None
 
 
 def _mean(values: Iterator[float | None]) -> float | None:

@@ -32,13 +32,15 @@ UNDEFINED = Interval(None)
 class Cost:
     """What one way to a model costs, a mean over its seeds; ``None`` where it was not measured.
 
-    Parameters stored and active for one row, seconds of training (parts and trials included), peak
-    bytes of memory, and seconds per row for the predictions of all tasks.
+    Parameters stored and active for one row, seconds of training (parts and trials included) by the
+    clock and of all processor threads, peak bytes of memory, and seconds per row for the
+    predictions of all tasks.
     """
 
     parameters: float | None = None
     active: float | None = None
     seconds: float | None = None
+    processor: float | None = None
     memory: float | None = None
     latency: float | None = None
 

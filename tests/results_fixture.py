@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from plait.comparing.contrasts import Contrast, contrasts
 from plait.comparing.results import (
     UNDEFINED,
+    Agreement,
     Answer,
     Cost,
     Curve,
@@ -74,6 +76,29 @@ def around(value: float, half: float, rng: np.random.Generator) -> Interval:
     """An interval of about that half-width, not quite centred."""
     tilt = rng.uniform(0.85, 1.15)
     return Interval(float(value), float(value - half * tilt), float(value + half * (2 - tilt)))
+
+
+def agreements_of(tasks: Sequence[str], strategies: Sequence[str]) -> list[Agreement]:
+    """Two camps of tasks that agree among themselves and conflict with the other; a loner."""
+    camp = np.array([1.0 if i % 2 else -1.0 for i in range(len(tasks))])
+    camp[-1] = 0.0
+    found = []
+    for place, strategy in enumerate(strategies):
+        noise = np.random.default_rng(place).normal(0, 0.08, (len(tasks), len(tasks)))
+        mean = (0.45 * np.outer(camp, camp) + (noise + noise.T) / 2).clip(-1, 1)
+        cosines = [
+            [None if i == j else float(v) for j, v in enumerate(row)] for i, row in enumerate(mean)
+        ]
+        found.append(Agreement(strategy=strategy, seed="0", tasks=tasks, cosines=cosines))
+    return found
+
+
+def contrasts_of(scores: Sequence[TaskScore]) -> list[Contrast]:
+    """Ranks and tests over the tasks' gains, as if each had one seed."""
+    gains: dict[str, list[float]] = {}
+    for score in scores:
+        gains.setdefault(score.strategy, []).append(100 + (score.gain.value or 0.0))
+    return contrasts({name: np.array(row)[:, None] for name, row in gains.items()}, "separate")
 
 
 def task_scores(
@@ -167,8 +192,15 @@ def curves_of(
             if strategy != "separate":
                 cosine = 0.35 - 0.3 * x + 0.03 * rng.normal(size=len(at)) - 0.05 * place
                 share = (0.2 + 0.35 * x + 0.03 * rng.normal(size=len(at))).clip(0, 1)
-                series = {"cosine": [float(v) for v in cosine], "share": [float(v) for v in share]}
-                kinds["conflict"] = series
+                measures = {
+                    "cosine": cosine, "share": share, "similarity": 0.9 - 0.2 * x + 0 * share,
+                    "condition": 10 ** (1 + 2 * x), "curvature": 0.9 + 0.5 * share,
+                }  # fmt: skip
+                kinds["conflict"] = {name: row.tolist() for name, row in measures.items()}
+                kinds["norm"] = {
+                    task: (np.exp(-x) * (1 + 6 * (number % 3 == 0))).tolist()
+                    for number, task in enumerate(tasks)
+                }
             if balanced:
                 kinds["weight"] = weight
             found += [
@@ -261,6 +293,7 @@ def demo() -> Results:
             {"separate": False, "joint": False, "uncertainty": True, "pcgrad": True, "mmoe": False},
             steps=1800,
         ),
+        agreements=agreements_of(names, ["joint", "pcgrad"]),
         definitions=DEFINITIONS,
         recipe=(
             "data:\n  table: scenes.npz\n  split: {column: split}\ntasks:\n"
@@ -346,6 +379,8 @@ def wide(tasks: int, seed: int = 7, title: str = "Assays") -> Results:
         facts=(f"7,831 molecules, {tasks} assays; 17 % of the labels are missing.",),
         warnings=(),
         curves=curves_of(names, steps, steps=900),
+        agreements=agreements_of(names, ["joint", "pcgrad"]),
+        contrasts=contrasts_of(scores),
         definitions=DEFINITIONS,
         recipe="data: {table: assays.parquet, id: mol_id}\ntasks: {assays: {columns: '*'}}\n",
         environment=ENVIRONMENT,
@@ -493,6 +528,14 @@ def hostile(payloads: Sequence[str] = PAYLOADS) -> Results:
                 },
             )
             for i, curve in enumerate(clean.curves)
+        ],
+        agreements=[
+            replace(each, strategy=ways[each.strategy], tasks=[tasks[n] for n in each.tasks])
+            for each in clean.agreements
+        ],
+        contrasts=[
+            replace(each, strategy=ways[each.strategy], against=payloads[0])
+            for each in contrasts_of(clean.scores)
         ],
         definitions={payload: payload[::-1] + payload for payload in payloads},
         environment={payload: {payload: [payload]} for payload in payloads},

@@ -1,32 +1,14 @@
 from __future__ import annotations
 
-import json
-
-from plait.comparing.gathering import curves, plain_recipe, read_events
+from plait.comparing.gathering import logs, plain_recipe
 from plait.comparing.study import Study
+from plait.comparing.watching import curves
 from plait.recipes.document import parse
-
-
-def test_events_become_series_by_kind_and_task() -> None:
-    events = [
-        {"event": "step", "step": 0, "losses": {"a": 1.0}, "weights": {"a": 0.5}},
-        {"event": "step", "step": 2, "losses": {"a": 0.5, "b": None}},
-        {"event": "valid", "step": 2, "pass": 1, "losses": {"a": 0.7}},
-        {"event": "conflict", "step": 2, "cosine": -0.1, "share": 0.5},
-        {"event": "dropped", "step": 2, "task": "a"},
-    ]
-    found = read_events([json.dumps(event) for event in events])
-    assert found == {
-        "loss": {"a": {0: 1.0, 2: 0.5}, "b": {2: None}},
-        "weight": {"a": {0: 0.5}},
-        "valid": {"a": {2: 0.7}},
-        "conflict": {"cosine": {2: -0.1}, "share": {2: 0.5}},
-    }
 
 
 def test_curves_of_networks_trained_apart_stand_together(study: Study) -> None:
     cells = {place: cell for place, cell in study.cells().items() if place.label == "separate"}
-    found = [curve for curve in curves(study, cells) if curve.kind == "valid"]
+    found = [c for log in logs(study, cells) for c in curves(log) if c.kind == "valid"]
     assert len(found) == 2  # one for each seed
     assert set(found[0].series) == {"click", "price", "grade"}
     assert all(len(values) == len(found[0].steps) for values in found[0].series.values())

@@ -10,9 +10,8 @@ from training_toys import Deck, make_network
 
 from plait.balancing.base import Signals
 from plait.balancing.graddrop import GradDrop
-from plait.balancing.pcgrad import PCGrad
 from plait.balancing.uncertainty import Uncertainty
-from plait.training import ConflictMeter, EventLog, fit, progress
+from plait.training import EventLog, fit, progress
 from plait.training.observers import Bar, Lines, read_events
 
 
@@ -78,36 +77,6 @@ def test_a_training_taken_up_again_forgets_the_steps_it_repeats(tasks, tmp_path)
     path.write_text(path.read_text() + '{"event": "ste')  # cut off while writing
     run(None)
     assert [e["step"] for e in read_events(path)] == list(range(1, 13))
-
-
-@pytest.mark.parametrize("make", [PCGrad, GradDrop, Uncertainty])
-def test_the_conflict_meter_reads_or_takes_the_gradients(tasks, make):
-    log, network, wanted = EventLog(every=100), make_network(tasks), []
-
-    def by_hand(problem, signals):
-        rows = [torch.cat([g.flatten() for g in problem.alone(i)[:2]]) for i in range(5)]
-        unit = torch.nn.functional.normalize(torch.stack(rows), dim=1)
-        above = torch.triu(torch.ones(5, 5), 1).bool()
-        wanted.append((unit @ unit.T)[above])
-
-    still = torch.optim.SGD(network.parameters(), lr=0.0)
-    meter = ConflictMeter(log, every=3, refresh=3, rows=1000)
-    fit(network, Deck(tasks), make(), still, steps=6, observers=[by_hand, meter])
-    events = [e for e in log.events if e["event"] == "conflict"]
-    assert [e["step"] for e in events] == [3, 6]
-    for event in events:
-        pairs = wanted[event["step"] - 1]
-        assert event["cosine"] == pytest.approx(float(pairs.mean()), abs=1e-5)
-        assert event["share"] == pytest.approx(float((pairs < 0).double().mean()), abs=1e-5)
-
-
-def test_looking_at_conflict_changes_no_training(tasks):
-    found = []
-    for observers in ([], [ConflictMeter(EventLog(), refresh=2)]):
-        network = make_network(tasks, dropout=0.3)
-        fit(network, Deck(tasks), steps=6, observers=observers)
-        found.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
-    assert torch.equal(*found)
 
 
 def test_a_line_comes_after_every_interval(network, deck):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from plait.comparing.answer import answer
 from plait.comparing.card import told
 from plait.comparing.cells import Cell
+from plait.comparing.contrasts import Contrast, contrasts
 from plait.comparing.emit import emit
 from plait.comparing.evaluate import read_predictions
 from plait.comparing.leaderboard import Contender, standings
 from plait.comparing.predictor import Predictor
 from plait.comparing.ranking import Ranking
-from plait.comparing.results import Cost, Curve, Failure, Results
+from plait.comparing.results import Cost, Failure, Results
 from plait.comparing.statistics import DEFINITIONS, CellPredictions, TaskPredictions, rank
+from plait.comparing.watching import Log, agreement, curves
 from plait.method import spell
 from plait.metrics import METRICS
 from plait.weights.files import read_json
@@ -25,8 +27,7 @@ from plait.weights.files import read_json
 if TYPE_CHECKING:
     from plait.comparing.study import Place, Study
 
-POINTS = 160  # points of a curve that a report shows
-SERIES = 30  # with more tasks than that a curve shows their mean
+MANY = 8  # strategies from which ranks and corrected tests are told
 
 
 def gather(study: Study) -> Results:
@@ -50,6 +51,7 @@ def gather(study: Study) -> Results:
     ]
     rows = standings(contenders, test, valid)
     tables = study.tables()
+    logged = [(list(curves(log)), agreement(log)) for log in logs(study, finished)]
     return Results(
         title=study.title,
         answer=answer(rows, test, valid),
@@ -59,7 +61,9 @@ def gather(study: Study) -> Results:
         tasks=tables[0]["summary"],
         facts=tables[0]["facts"],
         warnings=tables[0]["warnings"],
-        curves=tuple(curves(study, finished)),
+        curves=tuple(curve for own, _ in logged for curve in own),
+        agreements=tuple(each for _, each in logged if each is not None),
+        contrasts=compared(test),
         definitions={
             **DEFINITIONS,
             **{name: METRICS[name].words for task in study.tasks for name in task.metrics},
@@ -88,6 +92,21 @@ def ranking(study: Study, finished: Mapping[Place, Cell], split: str) -> Ranking
             continue
         predictions.append(cell_of)
     return rank(predictions, study.tasks)
+
+
+def compared(test: Ranking) -> tuple[Contrast, ...]:
+    """Every strategy against the reference, where there are many."""
+    if len(test.blocks) < MANY or test.reference not in test.blocks:
+        return ()
+    return tuple(contrasts(test.blocks, test.reference))
+
+
+def logs(study: Study, finished: Mapping[Place, Cell]) -> Iterator[Log]:
+    """What each cell logged while it trained."""
+    for place, cell in finished.items():
+        path = study.store.path(cell.key) / "events.jsonl"
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        yield Log(place.label, seed_name(study, place), [json.loads(line) for line in lines])
 
 
 def _why(label: str, failed: Sequence[Failure]) -> str:
@@ -190,56 +209,6 @@ def chosen(study: Study) -> str:
     """The strategy that the leaderboard says to use."""
     rows = study.results.standings
     return next((row.strategy for row in rows if row.chosen), rows[0].strategy)
-
-
-def curves(study: Study, finished: Mapping[Place, Cell]) -> Iterator[Curve]:
-    """What every cell with a training logged."""
-    for place, cell in finished.items():
-        path = study.store.path(cell.key) / "events.jsonl"
-        series = read_events(path.read_text("utf-8").splitlines() if path.exists() else ())
-        for kind, by_name in series.items():
-            steps = sorted({step for points in by_name.values() for step in points})
-            steps = [
-                steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, POINTS).astype(int))
-            ]
-            yield Curve(
-                strategy=place.label,
-                seed=seed_name(study, place),
-                kind=kind,
-                steps=steps,
-                series=_series(by_name, steps),
-            )
-
-
-def read_events(lines: Sequence[str]) -> dict[str, dict[str, dict[int, float | None]]]:
-    """Events by kind (loss, valid, weight, conflict), then task, then step."""
-    found: dict[str, dict[str, dict[int, float | None]]] = {}
-    for line in lines:
-        event = json.loads(line)
-        values: dict[str, dict[str, Any]] = {}
-        match event.get("event"):
-            case "step":
-                values = {"loss": event.get("losses") or {}, "weight": event.get("weights") or {}}
-            case "valid":
-                values = {"valid": event.get("losses") or {}}
-            case "conflict":
-                values = {"conflict": {"cosine": event.get("cosine"), "share": event.get("share")}}
-        for kind, by_name in values.items():
-            for name, value in by_name.items():
-                found.setdefault(kind, {}).setdefault(name, {})[event["step"]] = value
-    return found
-
-
-def _series(
-    by_name: Mapping[str, Mapping[int, float | None]], steps: Sequence[int]
-) -> dict[str, list[float | None]]:
-    if len(by_name) <= SERIES:
-        return {name: [points.get(step) for step in steps] for name, points in by_name.items()}
-    mean: list[float | None] = []
-    for step in steps:
-        known = [value for points in by_name.values() if (value := points.get(step)) is not None]
-        mean.append(float(np.mean(known)) if known else None)
-    return {f"mean of {len(by_name)} tasks": mean}
 
 
 def notes(study: Study) -> Iterator[str]:

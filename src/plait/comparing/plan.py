@@ -63,6 +63,7 @@ class Plan:
         """What of the plan decides a network's result, as plain data."""
         training = asdict(self.training)
         del training["device"]  # where it runs is recorded, and is not what runs
+        del training["meter"]  # looking changes nothing
         return {"encoder": dict(self.encoder), "training": training}
 
 

@@ -24,7 +24,9 @@ class Ranking:
     ``metric`` is the ranking metric where all tasks share one. ``seeds`` counts a strategy's cells,
     ``incomplete`` names the tasks it gave no predictions for; such a strategy has no overall gain.
     ``gains`` holds, for each set of runs that two strategies have in common with the reference, the
-    gains [T, 1 + R] of each strategy: the value first, then its replicates.
+    gains [T, 1 + R] of each strategy: the value first, then its replicates. ``blocks`` holds each
+    one's ranking metrics [T, K] in the runs of the study, signed so that higher is better, NaN
+    where there is none.
     """
 
     reference: str
@@ -39,6 +41,7 @@ class Ranking:
     notes: tuple[str, ...]
     runs: Mapping[str, tuple[Run, ...]] = field(repr=False)
     gains: Mapping[tuple[Run, ...], Mapping[str, Floats]] = field(repr=False)
+    blocks: Mapping[str, Floats] = field(repr=False)
 
     @cached_property
     def gain(self) -> Mapping[str, Interval]:

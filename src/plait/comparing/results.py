@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from plait.comparing.contrasts import Contrast
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -128,9 +130,19 @@ class Curve:
 
     strategy: str
     seed: str
-    kind: str  # loss | valid | weight | conflict
+    kind: str  # loss | valid | weight | norm | conflict
     steps: Sequence[int]
     series: Mapping[str, Sequence[float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """The mean cosines of task gradients in one cell, [T, T]; None where a pair never met."""
+
+    strategy: str
+    seed: str
+    tasks: Sequence[str]
+    cosines: Sequence[Sequence[float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +158,8 @@ class Results:
     facts: Sequence[str] = ()
     warnings: Sequence[str] = ()
     curves: Sequence[Curve] = ()
+    agreements: Sequence[Agreement] = ()
+    contrasts: Sequence[Contrast] = ()  # where strategies are many
     definitions: Mapping[str, str] = field(default_factory=dict)
     recipe: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -119,6 +119,9 @@ class _Measured:
         )  # fmt: skip
         self.width = 1 + self.resamples.replicates
         self.runs = {name: tuple(mine) for name, mine in table.items()}
+        self.every_run = sorted({run for mine in table.values() for run in mine})
+        shape = (len(tasks), len(self.every_run))
+        self.blocks = {name: np.full(shape, np.nan) for name in table}
         pairs = {common(self.runs, reference, a, b) for a in self.runs for b in self.runs}
         self.gains: dict[tuple[Run, ...], dict[str, Floats]] = {
             runs: {
@@ -141,6 +144,10 @@ class _Measured:
         """All strategies on one task."""
         metrics = [metric_of(name, task.kind) for name in task.metrics]
         values = self._values(task, metrics)
+        for name, given in values.items():
+            row = self.blocks[name][self.tasks.position[task.name]]
+            for run, draws in given.items():
+                row[self.every_run.index(run)] = draws[0, 0] * (1 if metrics[0].higher else -1)
         reference = values.get(self.reference, {})
         whole = {
             name: self._over_runs(given, self.runs[name])
@@ -266,6 +273,7 @@ class _Measured:
             notes=tuple(self._notes(strategies)),
             runs=self.runs,
             gains=self.gains,
+            blocks=self.blocks,
         )
 
     def _notes(self, strategies: tuple[str, ...]) -> Iterator[str]:

@@ -4,7 +4,8 @@ from plait.training.engine import Engine, backward
 from plait.training.fit import fit
 from plait.training.loop import Run, TrainingError
 from plait.training.measuring import Losses, losses_of
-from plait.training.observers import ConflictMeter, EventLog, Observer, progress
+from plait.training.meters import ConflictMeter
+from plait.training.observers import EventLog, Observer, progress
 from plait.training.optim import RowwiseAdamW
 from plait.training.settings import Training
 from plait.training.train import evaluate, train

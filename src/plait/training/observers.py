@@ -1,4 +1,4 @@
-"""Who watches a training: the event log, the conflict meter, the line on the terminal."""
+"""Who watches a training: the event log, the line on the terminal."""
 
 from __future__ import annotations
 
@@ -14,20 +14,16 @@ import torch
 from torch import Tensor
 
 from plait.balancing.base import Signals
-from plait.linalg import cosines
-from plait.training.engine import gramian
 from plait.training.procedures.base import Problem
 
 Event = Mapping[str, Any]
-TASKS_MEASURED = 12
-MEASURED = 2**26  # numbers in the gradients that the meter takes
 
 
 class Observer:
     """Called after every step with the problem and its signals, and with events by name.
 
     ``valid``: the validation losses of a pass. ``dropped``: a task whose step was left out.
-    ``conflict``: the cosines between task gradients, where a :class:`ConflictMeter` tells them.
+    ``conflict``, ``gradients`` and ``cosines``: what a :class:`ConflictMeter` sees.
     """
 
     def start(self, step: int, steps: int) -> None:
@@ -81,10 +77,10 @@ class EventLog(Observer):
         if weights is not None:
             _add(sums[1], weights.to(sums), places)
         _add(sums[2], torch.ones_like(signals.losses), places)
-        number = problem.step + 1
-        window = self.every or max(1, -(-self._steps // _windows(len(self._names))))
-        if number % window == 0:
-            event = {"event": "step", "step": number, "losses": self._means(sums[0])}
+        step = problem.step + 1
+        window = self.every or max(1, -(-self._steps // windows(len(self._names))))
+        if step % window == 0:
+            event = {"event": "step", "step": step, "losses": self._means(sums[0])}
             if weights is not None:
                 event["weights"] = self._means(sums[1])
             self.event(event)
@@ -110,7 +106,7 @@ class EventLog(Observer):
         assert self._sums is not None
         counts = self._sums[2]
         rows = zip(self._names, (row / counts).tolist(), counts.tolist(), strict=True)
-        return {name: _number(mean) for name, mean, count in rows if count}
+        return {name: number(mean) for name, mean, count in rows if count}
 
     def _write(self, event: Event) -> None:
         assert self._file is not None
@@ -118,8 +114,11 @@ class EventLog(Observer):
         self._file.flush()
 
 
-def _windows(tasks: int) -> int:
-    """Writing a window takes time for every task; so does reading the log."""
+def windows(tasks: int) -> int:
+    """How many windows a training is told in.
+
+    Writing a window takes time for every task; so does reading the log.
+    """
     return min(300, max(30, 10_000 // tasks))
 
 
@@ -139,7 +138,8 @@ def _add(row: Tensor, values: Tensor, places: Tensor | None) -> None:
         row.index_add_(0, places, values)
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """Six digits of a finite number, None for others."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
@@ -154,62 +154,6 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return found
-
-
-class ConflictMeter(Observer):
-    """The cosines between task gradients, told to ``logs`` as the event ``conflict``.
-
-    Where the balancer has a Gramian or a Jacobian it is read every ``every`` steps; for others the
-    gradients of at most twelve tasks on ``rows`` rows are taken every ``refresh`` steps (None:
-    never), and of fewer where the network is so large that they would fill the memory.
-    """
-
-    def __init__(
-        self, *logs: Observer, every: int = 10, refresh: int | None = None, rows: int = 64
-    ) -> None:
-        self.logs = logs
-        self.every = every
-        self.refresh = refresh
-        self.rows = rows
-
-    def __call__(self, problem: Problem, signals: Signals) -> None:
-        """Look at the step, if it is one of those."""
-        gram, number = None, problem.step + 1
-        if len(signals.tasks) < 2:
-            return
-        if signals.gram is None and signals.jacobian is None:
-            if self.refresh and number % self.refresh == 0:
-                gram = self._measured(problem)
-        elif number % self.every == 0:
-            gram = signals.gram
-            if signals.jacobian is not None:
-                gram = gramian([signals.jacobian], len(signals.tasks))
-        if gram is None:
-            return
-        above = torch.triu(torch.ones_like(gram), 1).bool()
-        pairs = cosines(gram)[above]
-        pairs = pairs[pairs.isfinite()]
-        if len(pairs):
-            share = float((pairs < 0).double().mean())
-            event = {"event": "conflict", "step": number, "cosine": _number(float(pairs.mean()))}
-            for log in self.logs:
-                log.event({**event, "share": _number(share)})
-
-    def _measured(self, problem: Problem) -> Tensor | None:
-        size = sum(parameter.numel() for parameter in problem.ground.shared)
-        tasks = min(TASKS_MEASURED, MEASURED // max(size, 1))
-        if not size or tasks < 2:
-            return None
-        length = len(problem.batch)
-        chosen = torch.arange(min(self.rows, length)) * length // min(self.rows, length)
-        batch = problem.batch.rows(chosen)
-        batch = batch.only(set(batch.present[:tasks]))
-        part = Problem(problem.ground, batch, problem.step)
-        if len(part.tasks) < 2:
-            return None
-        with part.kept_buffers():
-            found = part.task_gradients()
-        return gramian(found.blocks, len(part.tasks))
 
 
 class Lines(Observer):

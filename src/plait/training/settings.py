@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_type_hints
 
 LEAST: Mapping[str, float] = {
     "passes": 1, "batch": 1, "patience": 1, "micro_batches": 1, "bad_steps": 1, "weight_decay": 0,
-    "warmup": 0,
+    "warmup": 0, "meter": 1,
 }  # fmt: skip
 ABOVE: Mapping[str, float] = {"learning_rate": 0, "clip": 0, "temperature": 0, "time_limit": 0}
 
@@ -21,7 +21,10 @@ class Training:
     sixteen steps a pass with 16 to 256 rows each. ``patience`` passes without a better validation
     loss end the training (None: never); the best weights are kept either way. ``mixing`` draws rows
     ``proportional`` (every labelled row once a pass, with all its labels), or tasks ``uniform``,
-    ``round_robin`` or with p ∝ n^(1/temperature). ``time_limit`` in seconds. Raises ``ValueError``
+    ``round_robin`` or with p ∝ n^(1/temperature). ``time_limit`` in seconds.
+    ``meter`` measures the gradients of all tasks every so many steps, whatever the balancer, at a
+    step's price in task gradients (None: where the balancer has them, and a few rows once a pass);
+    it changes no result. Raises ``ValueError``
     for a value out of its range.
     """
 
@@ -40,6 +43,7 @@ class Training:
     bad_steps: int = 10
     device: str = "auto"
     time_limit: float | None = None
+    meter: int | None = None
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Training)

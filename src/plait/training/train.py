@@ -16,7 +16,8 @@ from plait.training.fit import fit
 from plait.training.interrupts import poll
 from plait.training.loop import Run, Watcher
 from plait.training.measuring import Alignment, Layout, sums_of
-from plait.training.observers import ConflictMeter, EventLog, Observer
+from plait.training.meters import ConflictMeter
+from plait.training.observers import EventLog, Observer
 from plait.training.optim import decay_groups
 from plait.training.procedures.base import Procedure
 from plait.training.procedures.plain import Plain
@@ -63,7 +64,7 @@ def train(
     judged = [name for name in names if counts[name]]
     log = EventLog(None if folder is None else folder / "events.jsonl")
     told = [each for each in observers if isinstance(each, Observer)]
-    meter = ConflictMeter(log, *told, every=max(1, steps // 300), refresh=feed.steps)
+    meter = _meter([log, *told], training, steps, feed.steps)
     fresh = None if balancer is None else balancer.fresh()
     return fit(
         network,
@@ -89,6 +90,14 @@ def train(
         per_task=per_task,
         validation=_held_out(dataset, fresh, procedure, judged, training, seed),
     )
+
+
+def _meter(logs: Sequence[Observer], training: Training, steps: int, stride: int) -> ConflictMeter:
+    """A cheap look once a pass, or all tasks on the whole batch as often as is asked."""
+    if training.meter is None:
+        return ConflictMeter(*logs, every=max(1, steps // 300), refresh=stride)
+    often = training.meter
+    return ConflictMeter(*logs, every=often, refresh=often, rows=None, most=None)
 
 
 def _held_out(

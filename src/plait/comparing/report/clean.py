@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from plait.comparing.report.numbers import finite
-from plait.comparing.results import Curve, Failure, Interval, Results
+from plait.comparing.results import Agreement, Curve, Failure, Interval, Results
 
 # Characters that reorder the text around them; isolating a name is not enough in plain text.
 _REORDER = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -54,6 +54,10 @@ def _clean(value: Any) -> Any:
             series = {visible(str(name)): line for name, line in value.series.items()}
             seed = visible(str(value.seed))
             return replace(value, strategy=visible(value.strategy), seed=seed, series=series)
+        case Agreement():
+            tasks = [visible(str(name)) for name in value.tasks]
+            seed = visible(str(value.seed))
+            return replace(value, strategy=visible(value.strategy), seed=seed, tasks=tasks)
         case Failure():  # errors have lines
             error = visible(value.error.replace("\r\n", "\n"), keep="\n")
             seed = visible(str(value.seed))

@@ -1,16 +1,16 @@
-"""Curves over training steps: losses, task weights, and how gradients agree."""
+"""What happens over training steps: losses, task weights, and how gradients agree."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plait.comparing.report import numbers
+from plait.comparing.report import maps, numbers
 from plait.comparing.report.plots import LINES, MOST
 from plait.comparing.report.svg import (
     DASHES,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 POINTS = 90  # points of a line
+MAPS = 4  # strategies whose gradients are mapped
 
 
 @dataclass(frozen=True)
@@ -74,63 +75,85 @@ def learning(results: Results, tasks: Sequence[str]) -> list[Panel]:
             words = f"Loss of {task} over steps: training dotted, validation solid; " + ", ".join(
                 f"{line.label} ends at {line.y[-1]:.3g}" for line in lines if line.label
             )
-            drawn.append(_line_panel(task, words, "loss per label", lines))
+            drawn.append(_line_panel(task, words, "loss per label", lines, log=_uneven(lines)))
     return drawn
 
 
 def weights(results: Results) -> tuple[list[Panel], list[str]]:
-    """Task weights over steps, one panel a strategy, and the strategies whose weights never move.
-
-    The tasks whose weights move most are named and in colour.
-    """
-    drawn: list[Panel] = []
-    constant = []
-    for way in _ways(results, ("weight",)):
-        found = _mean(results.curves, way, "weight")
-        if not any(np.ptp(line[1]) > 1e-6 for line in found.values()):
-            constant.append(way)
-            continue
-        if len(drawn) == MOST:
-            break
-        moved = sorted(found, key=lambda task: -float(np.ptp(found[task][1])))
-        named = sorted(moved[:LINES], key=list(found).index)
-        lines = [
-            Line("", *found[task], TOKENS["muted"], width=0.8)
-            for task in moved[LINES : LINES + MOST]
-        ]
-        lines += [
-            Line(task, *found[task], SERIES[place], DASHES[place], MARKERS[place])
-            for place, task in enumerate(named)
-        ]
-        words = f"Task weights under {way} over steps; at the end: " + ", ".join(
-            f"{task} {found[task][1][-1]:.2f}" for task in named
-        )
-        drawn.append(_line_panel(way, words, "task weight", lines))
-    return drawn, constant
+    """Task weights over time, a map for each strategy, and those whose weights never move."""
+    ways = _ways(results, ("weight",))
+    found = {way: maps.weights(results.curves, way) for way in ways}
+    drawn = [panel for panel in found.values() if panel is not None]
+    return drawn[:MOST], [way for way, panel in found.items() if panel is None]
 
 
-_CONFLICT = {
-    "cosine": ("Mean cosine between task gradients", "cosine"),
-    "share": ("Share of task pairs in conflict", "share of pairs"),
-}
+def norms(results: Results) -> list[Panel]:
+    """The lengths of task gradients over time, a map for each of a few strategies."""
+    ways = _ways(results, ("norm",))[:MAPS]
+    return [panel for way in ways if (panel := maps.norms(results.curves, way)) is not None]
+
+
+def agreement(results: Results) -> list[Panel]:
+    """Which tasks agree, a map for each of a few strategies."""
+    measured = {each.strategy for each in results.agreements}
+    ways = [way for way in _ways(results, ("conflict",)) if way in measured][:MAPS]
+    return [panel for way in ways if (panel := maps.cosines(results.agreements, way)) is not None]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of how gradients agree: the panel's title, its axis, and what it means."""
+
+    title: str
+    axis: str
+    means: str
+    log: bool = False
+
+
+MEASURES = {
+    "cosine": Measure(
+        "Mean cosine between task gradients", "cosine",
+        "Above 0 a step for one task helps another on average; near 0 they do not meet.",
+    ),
+    "share": Measure(
+        "Share of task pairs in conflict", "share of pairs",
+        "A half is what gradients without any relation have.",
+    ),
+    "similarity": Measure(
+        "Similarity of gradient lengths", "similarity",
+        "1: all tasks pull equally hard; near 0 a few tasks decide every plain step.",
+    ),
+    "condition": Measure(
+        "Condition number of the Gramian", "condition number",
+        "How unevenly the gradients fill the directions they span; 1 is even and free of conflict.",
+        log=True,
+    ),
+    "curvature": Measure(
+        "Curvature bound of the tragic triad", "curvature, of the Lipschitz constant",
+        "Projecting a conflict away beats a plain long step only where the loss curves more than "
+        "this; above 1 it cannot.", log=True,
+    ),
+}  # fmt: skip
 
 
 def conflict(results: Results) -> list[Panel]:
     """How gradients of tasks agree over steps: one panel a measure, one line a strategy."""
     ways = _ways(results, ("conflict",))[:LINES]
     means = {way: _mean(results.curves, way, "conflict", points=30) for way in ways}
-    measures = list(dict.fromkeys(name for series in means.values() for name in series))
+    found = dict.fromkeys(name for series in means.values() for name in series)
     drawn = []
-    for measure in measures[:MOST]:
-        title, axis = _CONFLICT.get(measure, (measure, measure))
+    for name in [each for each in MEASURES if each in found]:
+        told = MEASURES[name]
         lines = [
-            Line(way, *means[way][measure], SERIES[place], DASHES[place], MARKERS[place])
-            for place, way in enumerate(ways) if measure in means[way]
+            Line(way, *means[way][name], SERIES[place], DASHES[place], MARKERS[place])
+            for place, way in enumerate(ways) if name in means[way]
         ]  # fmt: skip
-        words = f"{title} over steps; at the end: " + ", ".join(
-            f"{line.label} {line.y[-1]:.2f}" for line in lines
+        words = f"{told.title} over steps; at the end: " + ", ".join(
+            f"{line.label} {line.y[-1]:.3g}" for line in lines
         )
-        drawn.append(_line_panel(title, words, axis, lines, zero=measure == "cosine"))
+        log = told.log and all(line.y.min() > 0 for line in lines)
+        panel = _line_panel(told.title, words, told.axis, lines, zero=name == "cosine", log=log)
+        drawn.append(replace(panel, note=told.means))
     return drawn
 
 
@@ -193,12 +216,12 @@ def _thinned(means: Sequence[tuple[int, float]], points: int) -> Series:
 
 
 def _line_panel(
-    title: str, words: str, axis: str, lines: Sequence[Line], *, zero: bool = False
-) -> Panel:
+    title: str, words: str, axis: str, lines: Sequence[Line], *, zero: bool = False,
+    log: bool = False,
+) -> Panel:  # fmt: skip
     """Lines over steps, with their names and marks beside their ends."""
     named = [line for line in lines if line.label]
     long = max((len(shorten(line.label)) for line in named), default=0)
-    log = axis.startswith("loss") and _uneven(lines)
 
     def draw(ax: Axes) -> None:
         ax.set(xlabel="training step", yscale="log" if log else "linear")

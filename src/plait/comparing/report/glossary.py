@@ -44,6 +44,13 @@ WORDS: Mapping[str, str] = {
     "undefined": "A metric that the test rows cannot give, such as AUROC with one class. It is "
     "left out of means and never counted as 0.",
     "task weight": "The factor a balancer gives a task's loss; 1 is an equal share.",
+    "gradient norm": "The length of a task's gradient on the parameters that tasks share: how hard "
+    "it pulls.",
+    "signed ranks": "A test of paired differences by the ranks of their sizes, so that no single "
+    "large difference decides. Blocks of one task share their test rows: it tells what another "
+    "training would do on these tasks.",
+    "Holm": "A correction of p for the number of comparisons: the chance that any one of those "
+    "called better or worse is not stays at 5 %.",
     "conflict": "Two tasks whose gradients point against each other (negative cosine): a step "
     "that helps one harms the other.",
     "validation loss": "The loss on rows that are not trained on; the best point of its curve is "

@@ -87,6 +87,11 @@ def both(interval: Interval, *, signed: bool = False) -> str:
     return figure(interval, signed=signed) + (f" ({ends})" if ends else "")
 
 
+def signed(value: float) -> str:
+    """A figure of which nothing is known but its value, to a hundredth: ``+0.52``."""
+    return _text(value, 2, signed=True)
+
+
 def memory(value: float | None) -> str:
     """Bytes: ``410 MB``."""
     if value is None:

@@ -67,6 +67,8 @@ def html(results: Results) -> str:
         sorted_gains=plots.sorted_gains(results, tables.by_strategy) if many else [],
         learning=curves.learning(results, charted),
         weights=weights, constant=constant, conflict=curves.conflict(results),
+        norms=curves.norms(results), agreement=curves.agreement(results),
+        contrasts=results.contrasts,
         charted=charted, glossary=Glossary(results), pictures=pictures, unseen=unseen,
         recipe=results.recipe[:TEXT], cut=len(results.recipe) > TEXT,
         environment=[(key, told(value)) for key, value in results.environment.items()],
@@ -83,6 +85,7 @@ def _templates() -> Environment:
     found.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     found.globals.update(
         bounds=numbers.bounds, figure=numbers.figure, metric=metric, lower=lower, some=some,
+        signed=numbers.signed,
         MARKS=MARKS, WORDS=WORDS, MOST=plots.MOST,
     )  # fmt: skip
     return found

@@ -1,8 +1,8 @@
 """What trackers share: events become named numbers, which are sent a few seconds' worth at a time.
 
 Names are ``loss/<task>`` and ``weight/<task>`` (means over windows of steps), ``valid/<task>`` (the
-loss on validation rows), ``conflict/cosine`` and ``conflict/share`` (the mean cosine between task
-gradients, and the share of pairs that point apart) and ``dropped/<task>``.
+loss on validation rows), ``norm/<task>``, ``conflict/cosine``, ``conflict/share`` and the other
+measures of :mod:`plait.training.meters`, and ``dropped/<task>``.
 """
 
 from __future__ import annotations
@@ -115,7 +115,10 @@ def numbers_of(event: Event) -> dict[str, float]:
         case "valid":
             found = {f"valid/{task}": value for task, value in event["losses"].items()}
         case "conflict":
-            found = {f"conflict/{name}": event[name] for name in ("cosine", "share")}
+            named = (name for name in event if name not in ("event", "step"))
+            found = {f"conflict/{name}": event[name] for name in named}
+        case "gradients":
+            found = {f"norm/{task}": value for task, value in event["norms"].items()}
         case "dropped":
             found = {f"dropped/{event['task']}": 1.0}
         case _:

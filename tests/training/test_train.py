@@ -99,12 +99,28 @@ def test_the_folder_has_events_and_a_finished_checkpoint(dataset, tmp_path):
     network = fresh(dataset)
     run = train(network, dataset, settings, balancer=PCGrad(), folder=tmp_path)
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert {e["event"] for e in events} == {"step", "valid", "conflict"}
+    assert {e["event"] for e in events} == {"step", "valid", "conflict", "gradients", "cosines"}
     assert [e["pass"] for e in events if e["event"] == "valid"] == [1.0, 2.0, 3.0]
     again = fresh(dataset)
     told = train(again, dataset, settings, balancer=PCGrad(), folder=tmp_path)
     assert (told.step, told.best_step) == (run.step, run.best_step)
     assert furthest(slices(network), slices(again)) == 0
+
+
+def test_the_meter_looks_as_often_as_asked_at_every_task_and_changes_nothing(dataset, tmp_path):
+    found = {}
+    for meter in (None, 2):
+        network = fresh(dataset)
+        folder = tmp_path / str(meter)
+        train(network, dataset, Training(passes=1, meter=meter), folder=folder)
+        events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        seen = [e for e in events if e["event"] == "conflict"]
+        found[meter] = slices(network), [e["step"] for e in seen]
+        names = {name for e in events if e["event"] == "gradients" for name in e["norms"]}
+        assert meter is None or names == set(network.tasks.names)
+    assert found[2][1][:3] == [2, 4, 6]
+    assert len(found[None][1]) < len(found[2][1])
+    assert furthest(found[None][0], found[2][0]) == 0
 
 
 def test_last_weights_are_kept_when_asked_for(dataset):

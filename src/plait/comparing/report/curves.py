@@ -129,7 +129,7 @@ MEASURES = {
         log=True,
     ),
     "curvature": Measure(
-        "Curvature bound of the tragic triad", "curvature, of the Lipschitz constant",
+        "Curvature bound of the tragic triad", "curvature, in Lipschitz constants",
         "Projecting a conflict away beats a plain long step only where the loss curves more than "
         "this; above 1 it cannot.", log=True,
     ),
@@ -151,7 +151,7 @@ def conflict(results: Results) -> list[Panel]:
         words = f"{told.title} over steps; at the end: " + ", ".join(
             f"{line.label} {line.y[-1]:.3g}" for line in lines
         )
-        log = told.log and all(line.y.min() > 0 for line in lines)
+        log = told.log and _uneven(lines)
         panel = _line_panel(told.title, words, told.axis, lines, zero=name == "cosine", log=log)
         drawn.append(replace(panel, note=told.means))
     return drawn

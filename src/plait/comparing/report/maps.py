@@ -14,26 +14,32 @@ import numpy as np
 from markupsafe import Markup
 
 from plait.comparing.report import numbers
-from plait.comparing.report.svg import FONT, LETTER, WIDTH, Panel, shorten
+from plait.comparing.report.svg import FONT, WIDTH, Panel, shorten
 from plait.comparing.results import Agreement, Curve
 from plait.metrics.base import Floats
 
 BINS = 36  # columns of a map over time
+FEW = 6  # tasks with room for a figure in each square
 ROWS = 16  # rows that can be read; more tasks are put together in groups
 GROUPS = 12
 HIGH, TALL = 15, 25  # pixels of a row: beside others, and of two or three alone
+WIDE = 0.6 * FONT  # a letter of a name that must not reach into its row
 FACTORS = (2**0.25, 2.0, 4.0)  # from which factor to the mean a weight is shaded more
 COSINES = (0.05, 0.2, 0.5)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a map: its name, its shades from −3 to 3 (None: nothing known), its last word."""
+    """One row of a map: its name, its shades from −3 to 3 (None: nothing known), its last word.
+
+    ``hovers`` and ``figures`` have a text for each square, shown on hover and inside it.
+    """
 
     name: str
     shades: Sequence[int | None]
     end: str = ""
     hovers: Sequence[str] = ()
+    figures: Sequence[str] = ()
 
 
 def over_time(
@@ -167,7 +173,8 @@ def cosines(agreements: Sequence[Agreement], strategy: str) -> Panel | None:
         line = [_between(mean, group, other) for other in groups]
         hovers = [f"{labels[down]}, {labels[at]}: {_cosine(v)}" for at, v in enumerate(line)]
         shades = [None if v is None else _cosine_shade(v) for v in line]
-        rows.append(Row(f"{down + 1} {labels[down]}", shades, hovers=hovers))
+        figures = ["" if v is None else _cosine(v) for v in line] if len(groups) <= FEW else ()
+        rows.append(Row(f"{down + 1} {labels[down]}", shades, hovers=hovers, figures=figures))
     pairs = mean[np.triu_indices(len(names), 1)]
     pairs = pairs[np.isfinite(pairs)]
     words = f"Mean cosine between the gradients of each pair of tasks under {strategy}" + (
@@ -238,7 +245,7 @@ def _cosine(value: float | None) -> str:
 
 
 def _label(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
+    return names[0] if len(names) == 1 else f"{shorten(names[0], 9)} +{len(names) - 1}"
 
 
 # -- drawing ---------------------------------------------------------------------------------------
@@ -249,12 +256,12 @@ def _drawn(
     wide: bool = False,
 ) -> Markup:  # fmt: skip
     """Rows of shades: over time as wide as a panel, or squares under ``head`` numbered columns."""
-    letters = max(len(shorten(row.name, 16)) for row in rows)
-    left = min(letters * LETTER, 110.0) + 6
+    left = max(len(shorten(row.name, 16)) for row in rows) * WIDE + 6
     right = WIDTH - (44 if wide else 4)
     columns = len(rows[0].shades)
-    width = (right - left) / columns if wide else min(float(HIGH + 4), (right - left) / columns)
-    high = float(TALL if len(rows) <= 3 else HIGH) if wide else width
+    square = float(2 * HIGH + 8 if rows[0].figures else HIGH + 4)
+    width = (right - left) / columns if wide else min(square, (right - left) / columns)
+    high = float(TALL if len(rows) <= 3 else HIGH) if wide else min(width, float(TALL))
     top = 14 if head else 2
     parts = [_text(left + (at + 0.5) * width, top - 4, str(at + 1), "middle") for at in range(head)]
     for down, row in enumerate(rows):
@@ -262,6 +269,11 @@ def _drawn(
         middle = y + high / 2 + FONT / 3
         parts.append(_text(0, middle, shorten(row.name, 16), "start", ink=True))
         parts += _cells(row, left, y, width, high, alone=bool(head))
+        parts += [
+            _text(left + (at + 0.5) * width, middle, figure, "middle", ink=True)
+            for at, figure in enumerate(row.figures)
+            if figure
+        ]
         if row.end:
             parts.append(_text(right + 5, middle, row.end, "start"))
     bottom = top + len(rows) * high

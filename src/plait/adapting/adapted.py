@@ -29,7 +29,7 @@ class AdaptedTrunk(Trunk):
 
     def __init__(self, start: Trunk, adapter: Adapter) -> None:
         super().__init__(start.tasks, start.width)
-        self.base = start.requires_grad_(False)
+        self.base, self.chain = start.requires_grad_(False), start.chain
         self.routing = Routing()
         sites = adapter.choose(start)
         self.banks = adapter.attach(sites, start.tasks, self.routing)

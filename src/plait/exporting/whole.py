@@ -51,8 +51,11 @@ class Whole(nn.Module):
         self.trunk = network.trunk
         self.heads = network.heads
         self.tasks = network.tasks
+        self.named = [name for name in network.tasks.names if name in set(tasks)]
+        before = {} if self.trunk.chain is None else self.trunk.chain.before
+        needed = {link for name in self.named for link in (name, *before.get(name, ()))}
         self.wanted = {
-            key: [name for name in group.tasks if name in set(tasks)]
+            key: [name for name in group.tasks if name in needed]
             for key, group in network.tasks.groups.items()
         }
 
@@ -69,9 +72,25 @@ class Whole(nn.Module):
         for key, records in asked.items():
             group, names = self.tasks.groups[key], self.wanted[key]
             raw = self._raw(group, names, features[key], records, rows)
-            for place, name in enumerate(names):
-                found[name] = self._decoded(group, name, raw[place])
-        return {name: found[name] for name in self.tasks.names if name in found}
+            found |= {name: raw[place] for place, name in enumerate(names)}
+        return {
+            name: self._decoded(self.tasks.groups[self.tasks[name].group], name, raw)
+            for name, raw in self._chained(found).items()
+        }
+
+    def _chained(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs of the named tasks, of the raw ones of those before them too."""
+        chain = self.trunk.chain
+        if chain is None:
+            return {name: raw[name] for name in self.named}
+        found = {}
+        for name in self.named:
+            links = (name, *reversed(chain.before[name]))
+            found[name] = raw[name]
+            if len(links) > 1:
+                steps = torch.stack([raw[link][:, 0] for link in links], 1)
+                found[name] = chain.outputs(steps).unsqueeze(1)
+        return found
 
     def _features(self, part: Part, asked: Mapping[str, Records]) -> Mapping[str, Features]:
         if isinstance(self.trunk, SideBySideTrunk):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from plait.batch import Parts, Records
 from plait.data.seeding import key
 from plait.method import Method
+from plait.networks.chains import Chain
 from plait.task import TaskSet
 
 Start = Callable[[Tensor, torch.Generator], object]  # fills one task's slice in place
@@ -46,16 +47,24 @@ Slice = tuple[Name, Name, int]  # whose it is, what of another's it is about, it
 
 
 class Bank(nn.Module):
-    """Stacked parameters [S, ...] with one slice for each name; any task may train any slice.
+    """Stacked parameters [S, ...] with one slice for each name.
+
+    ``trainers`` [S] are the tasks that train each slice, where not all may train all.
 
     ``about`` names, where slices of one name tell something of each other task, that task. A slice
     starts from randomness keyed by (seed, place, slice): adding or permuting tasks changes no
     start. Every parameter beneath carries ``plait_order``, its slices.
     """
 
-    def __init__(self, names: Sequence[Name], about: Sequence[Name] | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[Name],
+        about: Sequence[Name] | None = None,
+        trainers: Sequence[frozenset[str]] | None = None,
+    ) -> None:
         super().__init__()
         self.names = tuple(names)
+        self.trainers = None if trainers is None else tuple(trainers)
         self.slices = tuple(_numbered(self.names, about or [None] * len(self.names)))
         self.starts: dict[str, Start | Sequence[Start]] = {}
 
@@ -97,9 +106,10 @@ class Bank(nn.Module):
         self.mark()
 
     def mark(self) -> None:
-        """Write the slices on every parameter beneath."""
+        """Write the slices on every parameter beneath, and who trains them."""
         for parameter in self.parameters():
             parameter.plait_order = self.slices  # type: ignore[attr-defined]
+            parameter.plait_trainers = self.trainers  # type: ignore[attr-defined]
 
     # Copies and moves may make new parameters, which would lose the mark.
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -141,6 +151,20 @@ def _numbered(names: Iterable[Name], about: Iterable[Name]) -> Iterator[Slice]:
 def bank_slices(parameter: Tensor) -> tuple[Slice, ...] | None:
     """The slices of a bank's parameter, in order; None outside of banks."""
     return getattr(parameter, "plait_order", None)
+
+
+def slice_trainers(parameter: Tensor) -> tuple[frozenset[str], ...] | None:
+    """The tasks that train each slice of a bank's parameter; None where all may train all of it."""
+    tasks = task_slices(parameter)
+    if tasks is not None:
+        return tuple(frozenset({task}) for task in tasks)
+    return getattr(parameter, "plait_trainers", None)
+
+
+def trainers_of(parameter: Tensor, everyone: Iterable[str]) -> frozenset[str]:
+    """The tasks that train some of a parameter: ``everyone``, unless its slices say less."""
+    slices = slice_trainers(parameter)
+    return frozenset(everyone) if slices is None else frozenset().union(*slices)
 
 
 def task_slices(parameter: Tensor) -> tuple[str, ...] | None:
@@ -218,10 +242,11 @@ class Trunk(nn.Module):
 
     ``forward(parts, asked)`` gives the :class:`Features` of the records asked for, by head group,
     and penalties: scalars by name that training adds to the loss. ``width`` is the features' last
-    dimension.
+    dimension. ``chain`` is what follows the heads where tasks' outputs depend on one another.
     """
 
     order: Tensor
+    chain: Chain | None = None
 
     def __init__(self, tasks: TaskSet, width: int) -> None:
         super().__init__()
@@ -245,7 +270,7 @@ class Trunk(nn.Module):
     def reach(self) -> dict[str, frozenset[str]]:
         """Parameter name → the tasks that train it; override where some reach fewer than all."""
         everyone = self.tasks.names
-        return {n: frozenset(task_slices(p) or everyone) for n, p in self.named_parameters()}
+        return {n: trainers_of(p, everyone) for n, p in self.named_parameters()}
 
     def last_shared(self) -> list[nn.Parameter]:
         """The parameters of the last layer that all its tasks share, in order of registration."""

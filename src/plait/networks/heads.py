@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plait.batch import Labels, Records
 from plait.kinds import KINDS
 from plait.method import did_you_mean
-from plait.networks.base import Features, TaskBank, escape, uniform
+from plait.networks.base import Bank, Features, TaskBank, escape, uniform
 from plait.networks.routing import routed_linear
 from plait.task import Task, TaskSet
 
@@ -20,18 +20,25 @@ class Heads(nn.Module):
     """A bank for each head group: weight [T, outputs, width] and bias [T, outputs].
 
     ``priors`` (see :func:`prior_of`) set the biases so that training starts from the tasks' base
-    rates. Raises ``KeyError`` for the prior of an unknown task.
+    rates. ``trainers`` are the tasks that train a task's head, where others than itself do. Raises
+    ``KeyError`` for the prior of an unknown task.
     """
 
     def __init__(
-        self, tasks: TaskSet, width: int, priors: Mapping[str, Tensor] | None = None
+        self,
+        tasks: TaskSet,
+        width: int,
+        priors: Mapping[str, Tensor] | None = None,
+        trainers: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         super().__init__()
         self.tasks = tasks
         self.width = width
         self.banks = nn.ModuleDict()
         for key, group in tasks.groups.items():
-            bank = TaskBank(group.tasks)
+            who = [(trainers or {}).get(name, frozenset({name})) for name in group.tasks]
+            alone = all(len(some) == 1 for some in who)
+            bank = TaskBank(group.tasks) if alone else Bank(group.tasks, trainers=who)
             bank.add("weight", group.outputs, width, start=uniform(width))
             bank.add("bias", group.outputs)
             self.banks[escape(key)] = bank
@@ -48,10 +55,10 @@ class Heads(nn.Module):
             raw[key] = routed_linear(features[key], records.task, weight, bias)
         return raw
 
-    def bank(self, group: str) -> TaskBank:
+    def bank(self, group: str) -> Bank:
         """The bank of a head group."""
         found = self.banks[escape(group)]
-        assert isinstance(found, TaskBank)
+        assert isinstance(found, Bank)
         return found
 
     @torch.no_grad()

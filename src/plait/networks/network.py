@@ -24,6 +24,7 @@ from plait.networks.base import (
     Trunk,
     seeded,
     task_slices,
+    trainers_of,
 )
 from plait.networks.encoder import make_encoder
 from plait.networks.heads import Heads
@@ -55,8 +56,15 @@ class Network(nn.Module):
 
     def forward(self, parts: Parts, asked: Mapping[str, Records]) -> Outputs:
         """Inputs and the records wanted, by head group → outputs aligned with the records."""
-        features, penalties = self.trunk(parts, asked)
-        return Outputs(self.heads(features, asked), features, penalties)
+        chain = self.trunk.chain
+        if chain is None:
+            features, penalties = self.trunk(parts, asked)
+            return Outputs(self.heads(features, asked), features, penalties)
+        wanted = chain.wanted(asked)
+        features, penalties = self.trunk(parts, wanted)
+        rows = sum(len(next(iter(part.values()))) for part in parts.values())
+        raw, more = chain(self.heads(features, wanted), wanted, asked, rows)
+        return Outputs(raw, chain.picked(features, wanted, asked), {**penalties, **more})
 
     @torch.no_grad()
     def predict(self, parts: Parts, asked: Mapping[str, Records]) -> dict[str, Tensor]:
@@ -82,10 +90,7 @@ class Network(nn.Module):
     def reach(self) -> dict[str, frozenset[str]]:
         """Parameter name → the tasks whose losses train it."""
         trunk = {f"trunk.{name}": tasks for name, tasks in self.trunk.reach().items()}
-        heads = {
-            f"heads.{name}": frozenset(task_slices(p) or ())
-            for name, p in self.heads.named_parameters()
-        }
+        heads = {f"heads.{n}": trainers_of(p, ()) for n, p in self.heads.named_parameters()}
         return {**trunk, **heads}
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -171,9 +176,11 @@ def build_network(
         "sharing": spell(sharing),
         "seed": seed,
     }
-    network = Network(trunk, Heads(tasks, trunk.width), config)
+    trainers = None if trunk.chain is None else trunk.chain.trainers
+    network = Network(trunk, Heads(tasks, trunk.width, trainers=trainers), config)
     start_banks(network, seed)
-    network.heads.start_at(priors or {})
+    priors = priors or {}
+    network.heads.start_at(priors if trunk.chain is None else trunk.chain.priors(priors))
     return network
 
 

@@ -2,10 +2,24 @@
 
 from plait.networks.base import Sharing
 from plait.sharing.adatt import AdaTT
+from plait.sharing.aitm import Aitm
 from plait.sharing.cgc import Cgc
+from plait.sharing.esmm import Esmm, conditional
 from plait.sharing.hard import Hard
 from plait.sharing.mmoe import Mmoe
 from plait.sharing.ple import Ple
 from plait.sharing.use import ExpertUse, expert_use
 
-__all__ = ["AdaTT", "Cgc", "ExpertUse", "Hard", "Mmoe", "Ple", "Sharing", "expert_use"]
+__all__ = [
+    "AdaTT",
+    "Aitm",
+    "Cgc",
+    "Esmm",
+    "ExpertUse",
+    "Hard",
+    "Mmoe",
+    "Ple",
+    "Sharing",
+    "conditional",
+    "expert_use",
+]

@@ -26,7 +26,8 @@ class Experts(nn.Module):
 
     Each is ``depth`` linear layers with ReLU. ``owners`` [E] are whose they are (None: no task's),
     ``units`` [E], ascending, the unit whose state each reads where every unit has its own;
-    ``specific`` experts are trained by their owners only. Parameters:
+    ``specific`` experts are trained by their owners only, others by ``trainers`` [E] (None: by
+    all). Parameters:
     E·((d+1)·width + (depth−1)·(width+1)·width).
     """
 
@@ -39,6 +40,7 @@ class Experts(nn.Module):
         *,
         units: Sequence[int] = (),
         specific: bool = False,
+        trainers: Sequence[frozenset[str]] | None = None,
     ) -> None:
         super().__init__()
         names = [None] * owners if isinstance(owners, int) else list(owners)
@@ -47,7 +49,9 @@ class Experts(nn.Module):
         self.units = tuple(units or range(len(names)))
         self.layers = nn.ModuleList()
         for _ in range(depth):
-            bank = TaskBank([str(name) for name in names]) if specific else Bank(names)
+            bank = Bank(names, trainers=trainers)
+            if specific:
+                bank = TaskBank([str(name) for name in names])
             bank.add("weight", width, inside, start=uniform(inside))
             bank.add("bias", width, start=uniform(inside))
             self.layers.append(bank)
@@ -86,7 +90,7 @@ def _first(x: Tensor, weight: Tensor, bias: Tensor, units: Sequence[int]) -> Ten
     experts, width = bias.shape
     if x.ndim == 2:
         flat = F.linear(x, weight.flatten(0, 1), bias.flatten())
-        return flat.relu().view(len(x), experts, width)
+        return flat.relu().view(-1, experts, width)
     each = experts // len(x)
     if units == tuple(unit for unit in range(len(x)) for _ in range(each)):
         # The experts of a unit read the same rows: side by side they are one wider layer.
@@ -154,7 +158,7 @@ class Gates(nn.Module):
             weight, bias, reads = weight[rows], None if bias is None else bias[rows], reads[rows]
         if x.ndim == 2:
             flat = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
-            return self._spread(flat.view(len(x), *weight.shape[:2]), reads)
+            return self._spread(flat.view(-1, *weight.shape[:2]), reads)
         across = weight.transpose(1, 2)
         found = torch.bmm(x, across) if bias is None else torch.baddbmm(bias[:, None], x, across)
         return self._spread(found.transpose(0, 1), reads)

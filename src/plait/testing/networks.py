@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from plait.adapting import AdaptedTrunk, build_adapted
 from plait.batch import Batch, Records
 from plait.losses import LOSSES
-from plait.method import Law
+from plait.method import Law, Need
 from plait.networks import Network, bank_slices, build_network, task_slices
 from plait.networks.base import Sharing
 from plait.sharing.hard import Hard
@@ -39,7 +40,18 @@ def network_of(subject: Subject, tasks: TaskSet, seed: int = 0) -> Network:
         network = adapted(subject, tasks, seed)
         _move(network)
         return network
-    return _network(tasks, subject.make(), depth=1, seed=seed)
+    sharing = subject.make()
+    if Need.ORDERED in sharing.card.needs:
+        tasks = in_chain(tasks)
+    return _network(tasks, sharing, depth=1, seed=seed)
+
+
+def in_chain(tasks: TaskSet) -> TaskSet:
+    """The same tasks, the toys' binary ones each after the one before."""
+    names = sorted(name for name in tasks.names if name.startswith("binary."))
+    for earlier, name in pairwise(names):
+        tasks = tasks.replace(name, after=earlier)
+    return tasks
 
 
 def adapted(subject: Subject, tasks: TaskSet, seed: int = 0) -> Network:

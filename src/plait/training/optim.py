@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from plait.networks.base import bank_slices, task_slices
+from plait.networks.base import bank_slices, slice_trainers, task_slices
 
 Group = dict[str, Any]
 
@@ -108,25 +108,25 @@ class _Rows:
 
     def __init__(self, present: Collection[str] | None) -> None:
         self.present = None if present is None else frozenset(present)
-        self.known: dict[tuple[tuple[str, ...], torch.device], Tensor | None] = {}
+        self.known: dict[tuple[tuple[frozenset[str], ...], torch.device], Tensor | None] = {}
 
     def of(self, parameter: nn.Parameter) -> Tensor | None:
-        names = task_slices(parameter)
-        if self.present is None or names is None:
+        trainers = slice_trainers(parameter)
+        if self.present is None or trainers is None:
             return None
-        place = (names, parameter.device)
+        place = (trainers, parameter.device)
         if place not in self.known:
             rows = present_rows(parameter, self.present)
-            self.known[place] = None if rows is None or len(rows) == len(names) else rows
+            self.known[place] = None if rows is None or len(rows) == len(trainers) else rows
         return self.known[place]
 
 
 def present_rows(parameter: nn.Parameter, present: Collection[str]) -> Tensor | None:
-    """The slices of the named tasks; None for a parameter that is not sliced."""
-    names = task_slices(parameter)
-    if names is None:
+    """The slices that the named tasks train; None for a parameter that all may train."""
+    trainers = slice_trainers(parameter)
+    if trainers is None:
         return None
-    rows = [row for row, name in enumerate(names) if name in present]
+    rows = [row for row, tasks in enumerate(trainers) if not tasks.isdisjoint(present)]
     return torch.tensor(rows, dtype=torch.long, device=parameter.device)
 
 
@@ -178,8 +178,8 @@ def moves_absent(optimizer: torch.optim.Optimizer) -> bool:
     still = isinstance(optimizer, torch.optim.SGD) and not any(
         group["momentum"] or group["weight_decay"] for group in optimizer.param_groups
     )
-    banks = (task_slices(p) for group in optimizer.param_groups for p in group["params"])
-    return not still and any(names is not None and len(names) > 1 for names in banks)
+    banks = (slice_trainers(p) for group in optimizer.param_groups for p in group["params"])
+    return not still and any(trainers is not None and len(trainers) > 1 for trainers in banks)
 
 
 def clip_joint(parameters: Sequence[nn.Parameter], limit: float | None) -> float:

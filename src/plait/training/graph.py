@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from plait.training.engine import Root
 
 
-def reached(roots: Sequence[Root]) -> dict[nn.Parameter, int]:
-    """Parameter → the tasks that reach it, as a bit mask over the roots.
+def masks_of(roots: Sequence[Root]) -> dict[Any, int]:
+    """Every node of the graph → the tasks that reach it, as a bit mask over the roots.
 
     Entries of one stacked tensor reach whatever the tensor does.
     """
@@ -23,16 +23,18 @@ def reached(roots: Sequence[Root]) -> dict[nn.Parameter, int]:
         node = root.output.grad_fn
         if node is not None:
             masks[node] = masks.get(node, 0) | 1 << bit
-    found: dict[nn.Parameter, int] = {}
     for node in reversed(after_inputs(list(masks))):
         mask = masks[node]
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            found[leaf] = found.get(leaf, 0) | mask
         for source, _ in node.next_functions:
             if source is not None:
                 masks[source] = masks.get(source, 0) | mask
-    return found
+    return masks
+
+
+def reached(masks: Mapping[Any, int]) -> dict[nn.Parameter, int]:
+    """Parameter → the tasks that reach it, from those that reach each node."""
+    leaves = ((getattr(node, "variable", None), mask) for node, mask in masks.items())
+    return {leaf: mask for leaf, mask in leaves if leaf is not None}
 
 
 def after_inputs(starts: list[Any]) -> list[Any]:
@@ -52,22 +54,22 @@ def after_inputs(starts: list[Any]) -> list[Any]:
 
 
 def check_reach(
-    roots: Sequence[Root],
+    masks: Mapping[Any, int],
     tasks: Sequence[str],
     shared: Sequence[nn.Parameter],
     specific: Iterable[nn.Parameter] | None,
     method: str,
     *,
     allow_unused: bool,
-) -> list[nn.Parameter]:
-    """The task-specific parameters that the losses reach.
+) -> dict[nn.Parameter, int]:
+    """The task-specific parameters that the losses reach, each with a bit mask of the tasks.
 
     Raises ``ValueError`` where ``shared`` is empty or holds a parameter that no task reaches, and
     where several tasks reach a parameter that neither list holds.
     """
     if not shared:
         raise ValueError(f"{method} compares gradients on shared parameters, and there are none")
-    found = reached(roots)
+    found = reached(masks)
     known = set(shared)
     unused = [parameter for parameter in shared if parameter not in found]
     if unused and not allow_unused:
@@ -77,7 +79,7 @@ def check_reach(
             "`shared`, or pass allow_unused=True if only absent tasks use them"
         )
     given = set(specific) if specific is not None else set()
-    heads = []
+    heads = {}
     for parameter, mask in found.items():
         if parameter in known:
             continue
@@ -89,5 +91,5 @@ def check_reach(
                 f"({some}) but is not in `shared`; add it there, or to `specific` if each task "
                 "trains its own entries of it"
             )
-        heads.append(parameter)
+        heads[parameter] = mask
     return heads

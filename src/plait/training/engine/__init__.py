@@ -10,7 +10,8 @@ from plait.training.engine.combine import (
     gramian,
     task_gradients,
 )
-from plait.training.engine.gather import Engine, Gathered, gather
+from plait.training.engine.gather import Engine, gather
+from plait.training.engine.gathered import Gathered
 from plait.training.engine.processes import Processes, world
 from plait.training.engine.proxy import at_features, at_last, place_of
 from plait.training.engine.roots import (

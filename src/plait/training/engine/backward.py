@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from plait.balancing.base import Balancer, Rung, Signals
 from plait.balancing.equal import Equal
 from plait.training.engine.combine import accumulate, combine
-from plait.training.engine.gather import Engine, Gathered, gather
+from plait.training.engine.fork import Fork, fork_of
+from plait.training.engine.gather import Engine, gather
+from plait.training.engine.gathered import Gathered
 from plait.training.engine.parallel import backward_parallel
+from plait.training.engine.passes import Own, differentiated
 from plait.training.engine.proxy import at_features, at_last, place_of
 from plait.training.engine.roots import (
     NotFiniteError,
@@ -29,7 +32,7 @@ from plait.training.engine.roots import (
     weights_of,
 )
 from plait.training.engine.samples import backward_samples
-from plait.training.graph import check_reach, reached
+from plait.training.graph import check_reach, masks_of, reached
 from plait.training.measuring import Losses
 
 EXACT = Engine()
@@ -85,10 +88,12 @@ def backward(
         signals = replace(signals, weights=weights_of(balancer, signals))
         _descend(balancer, signals, told, roots, shared)
     else:
-        check = check_reach(
-            roots, told.tasks, shared, specific, balancer.card.name, allow_unused=allow_unused
+        masks = masks_of(roots)
+        reach = check_reach(
+            masks, told.tasks, shared, specific, balancer.card.name, allow_unused=allow_unused
         )
-        signals = _climb(roots, told, shared, check, balancer, signals, engine, given)
+        fork, own = fork_of(roots, masks, shared), Own(roots, told.tasks, reach)
+        signals = _climb(roots, told, shared, own, fork, balancer, signals, engine, given)
     if not balancer.second_look:
         balancer.advance(signals)
     return signals
@@ -113,7 +118,8 @@ def _climb(
     roots: Sequence[Root],
     told: Losses,
     shared: list[nn.Parameter],
-    heads: list[nn.Parameter],
+    own: Own,
+    fork: Fork | None,
     balancer: Balancer,
     signals: Signals,
     engine: Engine,
@@ -127,26 +133,36 @@ def _climb(
         )
     at = place_of(engine, balancer)
     if at == "features":
-        found = at_features(roots, features)
+        found = at_features(roots, features, fork, own)
     elif at == "last":
         found = at_last(roots, shared, engine)
     else:
-        found = gather(roots, shared, engine, balancer)
-    roots, told, found, signals = _finite_gradients(roots, told, found, signals)
+        found = gather(roots, shared, engine, balancer, fork=fork, own=own)
+    roots, told, found, signals = _finite_gradients(
+        roots, told, found, signals, products=balancer.rung is Rung.GRAM
+    )
     signals, updates = combine(balancer, signals, found)
-    if at != "shared":
+    start = updates[0] if at == "features" and _parted_at(features, fork) else None
+    if start is not None:
+        updates = differentiated(features, shared, [start])
+    elif at != "shared":
         _descend(balancer, signals, told, roots, shared)
         return signals
     accumulate(shared, updates)
-    _fill(balancer, signals, told, heads)
+    _fill(balancer, signals, told, own)
     return signals
 
 
+def _parted_at(features: Sequence[Tensor], fork: Fork | None) -> bool:
+    """Whether the losses are made of one feature, and of nothing shared besides."""
+    return fork is not None and len(features) == 1 and fork.is_at(features[0])
+
+
 def _finite_gradients(
-    roots: Sequence[Root], told: Losses, found: Gathered, signals: Signals
+    roots: Sequence[Root], told: Losses, found: Gathered, signals: Signals, *, products: bool
 ) -> tuple[Sequence[Root], Losses, Gathered, Signals]:
     """The same without the tasks whose gradient is not finite."""
-    finite = found.finite().tolist()
+    finite = found.finite(products=products).tolist()
     if all(finite):
         return roots, told, found, signals
     lost = tuple(task for task, ok in zip(told.tasks, finite, strict=True) if not ok)
@@ -175,21 +191,28 @@ def _descend(
         total.backward()  # type: ignore[no-untyped-call]
         return
     known = set(shared)
-    heads = [parameter for parameter in reached(roots) if parameter not in known]
+    heads = {p: mask for p, mask in reached(masks_of(roots)).items() if p not in known}
     found = torch.autograd.grad(total, shared, retain_graph=True, allow_unused=True)
     accumulate(shared, found)
-    _fill(balancer, signals, told, heads)
+    _fill(balancer, signals, told, Own((), told.tasks, heads))
 
 
-def _fill(
-    balancer: Balancer, signals: Signals, told: Losses, heads: Sequence[nn.Parameter]
-) -> None:
+def _fill(balancer: Balancer, signals: Signals, told: Losses, own: Own) -> None:
     """The gradients of what is not shared: weighted or, as where there are no weights, raw."""
-    if heads:
-        weights = signals.weights if balancer.weights_heads else None
-        weights = signals.preferences if weights is None else weights
+    weights = signals.weights if balancer.weights_heads else None
+    weights = signals.preferences if weights is None else weights
+    factors = dict(zip(signals.tasks, weights.tolist(), strict=True))
+    for task, parameters, gradients in own.found:
+        if task in factors:
+            accumulate(parameters, [_times(factors[task], gradient) for gradient in gradients])
+    rest = own.rest
+    if rest:
         total = torch.dot(weights.to(told.value.dtype), told.value)
-        accumulate(heads, torch.autograd.grad(total, heads, allow_unused=True))
+        accumulate(rest, torch.autograd.grad(total, rest, allow_unused=True))
+
+
+def _times(factor: float, gradient: Tensor | None) -> Tensor | None:
+    return gradient if gradient is None or factor == 1 else gradient * factor
 
 
 def _validation(

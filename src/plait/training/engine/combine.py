@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from plait.balancing.base import Balancer, Rung, Signals
-from plait.training.engine.gather import Engine, Gathered, gather, layers
+from plait.training.engine.gather import Engine, gather
+from plait.training.engine.gathered import Gathered, layers
 from plait.training.engine.held import products
 from plait.training.engine.roots import Root
 

@@ -35,14 +35,17 @@ ROW_BY_ROW = {
 class Places:
     """The operations with a rule, and the positions of the parameters that none of them covers.
 
-    ``top`` are those operations that the losses reach without passing another. ``apart`` says that
-    from the one on top down no row can meet another, by the kind of operations there.
+    ``top`` are those operations that the losses reach without passing another.
     """
 
     uses: tuple[Use, ...]
     plain: tuple[int, ...]
     top: tuple[Use, ...]
-    apart: bool
+
+    @property
+    def neck(self) -> Any | None:
+        """The one operation on top, if there is but one."""
+        return self.top[0].nodes[0] if len(self.top) == 1 and len(self.top[0].nodes) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,7 @@ def find(roots: Sequence[Root], parameters: Sequence[nn.Parameter]) -> Places:
     kept = tuple(use for use in uses if not plain.intersection(use.places))
     covered = {place for use in kept for place in use.places}
     every = range(len(parameters))
-    top = _top(starts, kept)
-    apart = len(top) == 1 and len(top[0].nodes) == 1 and _apart(top[0].nodes[0], kept)
-    return Places(kept, tuple(p for p in every if p not in covered), top, apart)
+    return Places(kept, tuple(p for p in every if p not in covered), _top(starts, kept))
 
 
 def edges(use: Use) -> list[GradientEdge]:
@@ -131,8 +132,10 @@ def _turns(node: Any) -> bool:
     ) in ([1, 0], [-1, 0], [-1, -2], [1, -2])
 
 
-def _apart(top: Any, uses: Sequence[Use]) -> bool:
-    """Whether all that lies below works row by row on matrices of as many rows as the top's."""
+def row_by_row(top: Any | None, uses: Sequence[Use]) -> bool:
+    """Whether an operation and all below it work row by row on matrices of as many rows."""
+    if top is None:
+        return False
     owners = {node for use in uses if isinstance(use, (Linear, Norm)) for node in use.nodes}
     rows = top._input_metadata[0].shape[0]
     stack, seen = [top], {top}

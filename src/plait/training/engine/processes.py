@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from plait.training.engine.gather import Gathered
+from plait.training.engine.gathered import Gathered
 from plait.training.engine.held import Dense, Held
 
 

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from plait.balancing.base import Balancer, Rung
-from plait.training.engine.gather import Engine, Gathered, gather, layers, stacked
+from plait.training.engine.fork import Fork
+from plait.training.engine.gather import Engine, gather
+from plait.training.engine.gathered import Gathered, layers
 from plait.training.engine.held import Dense, Held
+from plait.training.engine.passes import Own, stacked
 from plait.training.engine.roots import Root
 
 
@@ -44,8 +47,15 @@ def at_last(roots: Sequence[Root], parameters: Sequence[nn.Parameter], engine: E
     return gather(roots, last_layer(parameters), engine)
 
 
-def at_features(roots: Sequence[Root], features: Sequence[Tensor]) -> Gathered:
+def at_features(
+    roots: Sequence[Root],
+    features: Sequence[Tensor],
+    fork: Fork | None = None,
+    own: Own | None = None,
+) -> Gathered:
     """The task gradients at the shared representation, tensors that the losses are made from.
+
+    Where the losses part there, ``fork``, one pass gives them all.
 
     Raises ``ValueError`` where there is none, and where no two tasks read the same rows of it.
     """
@@ -54,8 +64,12 @@ def at_features(roots: Sequence[Root], features: Sequence[Tensor]) -> Gathered:
             'at="features" needs the shared representation, a tensor with a graph between the '
             "shared parameters and the heads: pass it as `features`"
         )
-    rows = stacked(roots, list(features), 1)
-    held: list[Held] = [Dense((k,), row) for k, (row, _) in enumerate(rows) if row is not None]
+    rows: list[Tensor | None]
+    if fork is not None and len(features) == 1 and fork.is_at(features[0]):
+        rows = [fork.cotangents(roots, own)]
+    else:
+        rows = [row for row, _ in stacked(roots, list(features), 1, own=own)]
+    held: list[Held] = [Dense((k,), row) for k, row in enumerate(rows) if row is not None]
     if not held:
         raise ValueError("no loss depends on `features`; pass the tensor that the heads read")
     found = Gathered(list(features), held, len(roots))

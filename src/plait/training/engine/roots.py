@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +26,12 @@ class NotFiniteError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Root:
-    """Where one task's backward pass starts: an output and its cotangent (None: a scalar's 1)."""
+    """Where one task's backward pass starts: an output and its cotangent (None: a scalar's 1).
 
-    output: Tensor
+    The output is a tensor, or the edge of the graph where it was made.
+    """
+
+    output: Any
     cotangent: Tensor | None = None
 
 
@@ -47,8 +51,12 @@ def one_graph(roots: Sequence[Root]) -> bool:
 def weighed(roots: Sequence[Root], factors: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs and cotangents of one backward pass of Σ_i c_i L_i, c [t]."""
     if one_graph(roots):
-        rows = torch.stack([root.cotangent for root in roots if root.cotangent is not None])
-        return [roots[0].output], [(factors.to(rows)[:, None] * rows).sum(0)]
+        first, *others = [root.cotangent for root in roots if root.cotangent is not None]
+        times = factors.tolist()
+        total = first * times[0]
+        for other, factor in zip(others, times[1:], strict=True):
+            total.add_(other, alpha=factor)
+        return [roots[0].output], [total]
     starts = [torch.ones_like(r.output) if r.cotangent is None else r.cotangent for r in roots]
     return [root.output for root in roots], [
         start * factor.to(start) for start, factor in zip(starts, factors, strict=True)

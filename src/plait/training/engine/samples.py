@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from plait.balancing.base import Balancer, Signals
 from plait.training.engine.combine import accumulate, combine
-from plait.training.engine.gather import Engine, Gathered, gather
+from plait.training.engine.gather import Engine, gather
+from plait.training.engine.gathered import Gathered
 from plait.training.engine.held import Dense, Held
 from plait.training.engine.roots import NotFiniteError, read, signals_of
-from plait.training.graph import check_reach
+from plait.training.graph import check_reach, masks_of
 from plait.training.measuring import Losses
 
 
@@ -76,7 +77,12 @@ def backward_samples(
         total = value if total is None else total + value
         heads |= dict.fromkeys(
             check_reach(
-                roots, told.tasks, shared, specific, balancer.card.name, allow_unused=allow_unused
+                masks_of(roots),
+                told.tasks,
+                shared,
+                specific,
+                balancer.card.name,
+                allow_unused=allow_unused,
             )
         )
         found = gather(roots, shared, engine, balancer, whole=True).spread(place, len(names))

@@ -1,0 +1,117 @@
+"""Where the tasks part: the last tensor that all losses are made of, and what each reads of it.
+
+One backward pass of Σ_i L_i gives the cotangent of every task there: what its own operations hand
+down, before autograd adds them up. On the way it gives the gradients of each task's head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from plait.training.engine.passes import Own, differentiated
+from plait.training.engine.roots import Root, weighed
+
+
+@dataclass(frozen=True)
+class Fork:
+    """The edge at which the tasks part, and by task the operations that read it: node and slot."""
+
+    edge: GradientEdge
+    readers: tuple[tuple[tuple[Any, int], ...], ...]
+
+    @property
+    def size(self) -> int:
+        """The numbers in the tensor there."""
+        return int(torch.Size(self._like.shape).numel())
+
+    @property
+    def _like(self) -> Any:
+        return self.edge.node._input_metadata[self.edge.output_nr]
+
+    def is_at(self, feature: Tensor) -> bool:
+        """Whether this is where a tensor was made."""
+        return feature.grad_fn is self.edge.node and feature.output_nr == self.edge.output_nr
+
+    def moved(self, roots: Sequence[Root], own: Own | None) -> list[Root]:
+        """The roots, moved down to the edge."""
+        return [Root(self.edge, self._sum(found)) for found in self._followed(roots, own)]
+
+    def cotangents(self, roots: Sequence[Root], own: Own | None) -> Tensor:
+        """The cotangents of every task at the edge, [t, ...]."""
+        return torch.stack([self._sum(found) for found in self._followed(roots, own)])
+
+    def _followed(self, roots: Sequence[Root], own: Own | None) -> list[list[Tensor]]:
+        seen: list[list[Tensor]] = [[] for _ in roots]
+        hooks = [
+            node.register_hook(partial(_keep, found, slot))
+            for found, readers in zip(seen, self.readers, strict=True)
+            for node, slot in readers
+        ]
+        mine = [[] if own is None else own.take(number) for number in range(len(roots))]
+        try:
+            heads = [parameter for parameters in mine for parameter in parameters]
+            outputs, starts = weighed(roots, torch.ones(len(roots)))
+            _, *gradients = differentiated(outputs, [self.edge, *heads], starts)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if own is not None:
+            for number, parameters in enumerate(mine):
+                own.give(number, parameters, gradients[: len(parameters)])
+                gradients = gradients[len(parameters) :]
+        return seen
+
+    def _sum(self, found: list[Tensor]) -> Tensor:
+        if len(found) == 1:
+            return found[0]
+        like = self._like
+        zero = torch.zeros(like.shape, dtype=like.dtype, device=like.device)
+        return torch.stack(found).sum(0) if found else zero
+
+
+def fork_of(
+    roots: Sequence[Root], masks: Mapping[Any, int], shared: Sequence[nn.Parameter]
+) -> Fork | None:
+    """Where scalar losses part, if there is one such place and all that is shared lies below.
+
+    ``masks`` has the tasks that reach each operation, as a bit mask.
+    """
+    if len(roots) < 2 or any(root.cotangent is not None for root in roots):
+        return None
+    readers: list[list[tuple[Any, int]]] = [[] for _ in roots]
+    known = set(shared)
+    place: tuple[Any, int] | None = None
+    for node, mask in masks.items():
+        if mask & (mask - 1):
+            continue
+        for slot, (source, output) in enumerate(node.next_functions):
+            if source is None:
+                continue
+            leaf = getattr(source, "variable", None)
+            if leaf in known:
+                return None
+            if leaf is not None or not masks[source] & (masks[source] - 1):
+                continue
+            if place is None:
+                place = source, output
+            elif place != (source, output):
+                return None
+            readers[mask.bit_length() - 1].append((node, slot))
+    for root in roots:
+        mask = masks[root.output.grad_fn]
+        if mask & (mask - 1):  # others are made of this loss
+            return None
+    return None if place is None else Fork(GradientEdge(*place), tuple(map(tuple, readers)))
+
+
+def _keep(found: list[Tensor], slot: int, inputs: tuple[Tensor | None, ...], _: Any) -> None:
+    gradient = inputs[slot]
+    if gradient is not None:
+        found.append(gradient)

@@ -48,9 +48,9 @@ def simplex_minimum(
     that are better than w or best, their signs free and their sum one. Members whose weight falls
     to nothing leave, the one with the steepest descent joins, until none descends by ``slack``.
     """
-    weights = np.full(count, 1 / count)
-    chosen = np.arange(count)
+    weights, inside = np.full(count, 1 / count), np.ones(count, dtype=np.bool_)
     for _ in range(20 * count + 100):
+        chosen = inside.nonzero()[0]
         target = np.zeros(count)
         target[chosen] = free_minimum(chosen, weights)
         out = chosen[target[chosen] <= 1e-14]
@@ -58,8 +58,8 @@ def simplex_minimum(
             steps = weights[out] / np.maximum(weights[out] - target[out], 1e-300)
             share = min(float(steps.min()), 1.0)
             weights = np.maximum((1 - share) * weights + share * target, 0.0)
-            chosen = np.setdiff1d(chosen, out[steps <= share], assume_unique=True)
-            weights[np.setdiff1d(np.arange(count), chosen, assume_unique=True)] = 0.0
+            inside[out[steps <= share]] = False
+            weights[~inside] = 0.0
             continue
         moved = float(np.abs(target - weights).max())
         weights = target
@@ -69,8 +69,8 @@ def simplex_minimum(
         if rise[joins] >= level - slack:
             if moved <= 1e-15 or np.abs(rise[chosen] - level).max() <= slack:
                 break
-        elif joins not in chosen:
-            chosen = np.sort(np.append(chosen, joins))
+        else:
+            inside[joins] = True
     return np.asarray(weights / weights.sum())
 
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from plait.training import Engine
 from plait.training.engine import Gathered, Root, gather
 from plait.training.engine.held import Dense, Entries, Held, Kernel, Segments
+from plait.training.graph import masks_of
 
 TASKS = 5
 ROWS = 6
@@ -181,6 +182,9 @@ def test_every_form_is_that_of_one_pass_for_each_task(name, layout, engine):
     for whole in (False, True):
         for roots in (list(map(Root, losses)), stacked(losses)):
             check(gather(roots, parameters, engine, whole=whole), wanted)
+        scalars = list(map(Root, losses))
+        found = gather(scalars, parameters, engine, whole=whole, masks=masks_of(scalars))
+        check(found, wanted)
 
 
 def stacked(losses: list[Tensor]) -> list[Root]:
@@ -193,7 +197,8 @@ def forms(name: str, layout: str, rows: int = ROWS * TASKS) -> list[type[Held]]:
     torch.manual_seed(0)
     net = Net(make(), width)
     losses = getattr(net, layout)(draw(rows))
-    found = gather(list(map(Root, losses)), list(net.trunk.parameters()), Engine())
+    roots = list(map(Root, losses))
+    found = gather(roots, list(net.trunk.parameters()), Engine(), masks=masks_of(roots))
     return [type(part) for part in found.held]
 
 

@@ -84,10 +84,11 @@ def _worst_mixture(gram: Floats, pull: Floats, radius: float) -> Floats:
         return np.asarray(pull + radius * (gram @ w) / length(w))
 
     def free_minimum(chosen: NDArray[np.intp], w: Floats) -> Floats:
-        part = gram[np.ix_(chosen, chosen)] + 1e-13 * np.eye(len(chosen))
-        right = np.stack([np.ones(len(chosen)), pull[chosen]], 1)
+        part, right = gram[chosen[:, None], chosen], np.ones((len(chosen), 2))
+        part.flat[:: len(chosen) + 1] += 1e-13
+        right[:, 1] = pull[chosen]
         ones, along = np.linalg.solve(part, right).T
-        a, e, q = ones.sum(), along.sum(), pull[chosen] @ along
+        a, e, q = ones.sum(), along.sum(), right[:, 1] @ along
         inside = e * e - a * (q - radius**2)
         if inside > 0:
             size = radius / np.sqrt(inside)

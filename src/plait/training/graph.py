@@ -16,19 +16,20 @@ if TYPE_CHECKING:
 def masks_of(roots: Sequence[Root]) -> dict[Any, int]:
     """Every node of the graph → the tasks that reach it, as a bit mask over the roots.
 
-    Entries of one stacked tensor reach whatever the tensor does.
+    Entries of one stacked tensor reach whatever the tensor does. A node comes after its inputs.
     """
     masks: dict[Any, int] = {}
     for bit, root in enumerate(roots):
         node = root.output.grad_fn
         if node is not None:
             masks[node] = masks.get(node, 0) | 1 << bit
-    for node in reversed(after_inputs(list(masks))):
+    order = after_inputs(list(masks))
+    for node in reversed(order):
         mask = masks[node]
         for source, _ in node.next_functions:
             if source is not None:
                 masks[source] = masks.get(source, 0) | mask
-    return masks
+    return {node: masks[node] for node in order}
 
 
 def reached(masks: Mapping[Any, int]) -> dict[nn.Parameter, int]:

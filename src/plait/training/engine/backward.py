@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,8 +93,8 @@ def backward(
         reach = check_reach(
             masks, told.tasks, shared, specific, balancer.card.name, allow_unused=allow_unused
         )
-        fork, own = fork_of(roots, masks, shared), Own(roots, told.tasks, reach)
-        signals = _climb(roots, told, shared, own, fork, balancer, signals, engine, given)
+        own = Own(roots, told.tasks, reach)
+        signals = _climb(roots, told, shared, own, masks, balancer, signals, engine, given)
     if not balancer.second_look:
         balancer.advance(signals)
     return signals
@@ -119,7 +120,7 @@ def _climb(
     told: Losses,
     shared: list[nn.Parameter],
     own: Own,
-    fork: Fork | None,
+    masks: Mapping[Any, int],
     balancer: Balancer,
     signals: Signals,
     engine: Engine,
@@ -132,17 +133,18 @@ def _climb(
             "a list of as many losses, one for each part"
         )
     at = place_of(engine, balancer)
+    fork = fork_of(roots, masks, shared) if at == "features" else None
     if at == "features":
         found = at_features(roots, features, fork, own)
     elif at == "last":
         found = at_last(roots, shared, engine)
     else:
-        found = gather(roots, shared, engine, balancer, fork=fork, own=own)
+        found = gather(roots, shared, engine, balancer, masks=masks, own=own)
     roots, told, found, signals = _finite_gradients(
         roots, told, found, signals, products=balancer.rung is Rung.GRAM
     )
     signals, updates = combine(balancer, signals, found)
-    start = updates[0] if at == "features" and _parted_at(features, fork) else None
+    start = updates[0] if _parted_at(features, fork) else None
     if start is not None:
         updates = differentiated(features, shared, [start])
     elif at != "shared":

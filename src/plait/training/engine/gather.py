@@ -7,7 +7,7 @@ layer's weight gradients are never formed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from plait.balancing.base import Balancer, Rung
 from plait.training.engine.apart import apart
-from plait.training.engine.fork import Fork
+from plait.training.engine.fork import fork_of
 from plait.training.engine.gathered import Gathered, layers
 from plait.training.engine.held import Dense, Held
 from plait.training.engine.passes import Own, stacked
@@ -49,10 +49,10 @@ class Engine:
 
     def tasks_together(self, roots: Sequence[Root], parameters: Sequence[nn.Parameter]) -> int:
         """How many tasks share a backward pass."""
-        if not one_graph(roots):
-            return 1
         if self.chunk is not None:
-            return self.chunk
+            return self.chunk if one_graph(roots) else 1
+        if not isinstance(roots[0].output, Tensor) or not one_graph(roots):
+            return 1
         return 16 if sum(parameter.numel() for parameter in parameters) <= FEW else 1
 
 
@@ -63,18 +63,19 @@ def gather(
     balancer: Balancer | None = None,
     *,
     whole: bool = False,
-    fork: Fork | None = None,
+    masks: Mapping[Any, int] | None = None,
     own: Own | None = None,
 ) -> Gathered:
     """The gradients of every root's task; the graph is kept for what follows.
 
     ``whole`` is for those who want the gradients themselves, not their products. What is asked for
-    by layer is held by layer. ``fork`` is where the roots part, and ``own`` takes the gradients of
-    heads that passes come by.
+    by layer is held by layer. ``masks`` has the tasks that reach each node where that is known, and
+    ``own`` takes the gradients of heads that passes come by.
     """
     if len(roots) < 2:
         return _by_task(roots, parameters, engine, (), own=own)
-    places = find(roots, parameters)
+    places = find(roots, parameters, None if masks is None else list(masks))
+    fork = None if masks is None else fork_of(roots, masks, parameters)
     if fork is not None and fork.size <= sum(parameter.numel() for parameter in parameters):
         roots = fork.moved(roots, own)
     if not places.plain:

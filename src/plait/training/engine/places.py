@@ -57,14 +57,20 @@ class Entry:
     turned: bool
 
 
-def find(roots: Sequence[Root], parameters: Sequence[nn.Parameter]) -> Places:
+def find(
+    roots: Sequence[Root],
+    parameters: Sequence[nn.Parameter],
+    order: Sequence[Any] | None = None,
+) -> Places:
     """Read the uses of the parameters off the graph of the losses.
+
+    ``order`` are its nodes, each after its inputs, where they are known.
 
     A parameter used several times keeps a rule if all its uses are of one kind, beside the same
     other parameter; their rows are then one after another.
     """
     starts = {root.output.grad_fn for root in roots if root.output.grad_fn is not None}
-    order = after_inputs(list(starts))
+    order = after_inputs(list(starts)) if order is None else order
     entries = _entries(order, parameters)
     groups: dict[tuple[Any, ...], list[Use]] = {}
     by_node: dict[Any, dict[int, tuple[int, bool]]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchjd.aggregation import MGDAWeighting
 from training_toys import BALANCERS, Deck, furthest, make_network
 
@@ -262,6 +263,50 @@ def test_mistakes_in_the_losses_are_refused_by_name(model):
         plait.backward({**losses, "b": losses["b"].detach()}, shared)
     with pytest.raises(ValueError, match="pcgrad compares gradients on shared parameters"):
         plait.backward(losses, [], PCGrad())
+
+
+def test_what_is_no_loss_no_parameter_or_no_balancer_is_refused(model):
+    losses, trunk = model.losses(), model.trunk
+    with pytest.raises(TypeError, match=r"'b' must be a tensor with a graph, got float"):
+        plait.backward({**losses, "b": 0.3}, trunk.parameters(), PCGrad())
+    with pytest.raises(TypeError, match="found a Sequential"):
+        plait.backward(losses, trunk, PCGrad())
+    with pytest.raises(TypeError, match="found a tuple"):
+        plait.backward(losses, trunk.named_parameters(), PCGrad())
+    with pytest.raises(TypeError, match=r"got 'pcgrad'; make one before the loop"):
+        plait.backward(losses, trunk.parameters(), "pcgrad")
+
+
+def test_an_input_that_wants_a_gradient_is_told_from_a_parameter(model):
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+
+    def losses() -> dict[str, torch.Tensor]:
+        h = model.trunk(x)
+        return {name: head(h).square().mean() for name, head in model.heads.items()}
+
+    with pytest.raises(ValueError, match=r"shape \(4, 5\) that is no parameter \(an input\?\)"):
+        plait.backward(losses(), model.trunk.parameters(), PCGrad())
+    heads = list(model.heads.parameters())
+    plait.backward(losses(), model.trunk.parameters(), PCGrad(), specific=[x, *heads])
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("make", [PCGrad, GradDrop])
+def test_reentrant_checkpoints_are_refused_and_others_are_exact(model, make):
+    def gradients(**given: bool) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        x = torch.ones(4, 5, dtype=torch.float64, requires_grad="use_reentrant" in given)
+        h = checkpoint(model.trunk, x, **given) if given else model.trunk(x)
+        losses = {
+            n: (head(h) + k).square().mean() for k, (n, head) in enumerate(model.heads.items())
+        }
+        specific = [x, *model.heads.parameters()]
+        plait.backward(losses, model.trunk.parameters(), make(), specific=specific, step=0)
+        return grads(model)
+
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        gradients(use_reentrant=True)
+    assert furthest(gradients(use_reentrant=False), gradients()) < 1e-14
 
 
 def test_a_balancer_learns_of_tasks_as_they_come(model):

@@ -65,11 +65,16 @@ def check_reach(
 ) -> dict[nn.Parameter, int]:
     """The task-specific parameters that the losses reach, each with a bit mask of the tasks.
 
-    Raises ``ValueError`` where ``shared`` is empty or holds a parameter that no task reaches, and
-    where several tasks reach a parameter that neither list holds.
+    Raises ``ValueError`` where ``shared`` is empty or holds a parameter that no task reaches, where
+    several tasks reach a parameter that neither list holds, and for reentrant checkpointing.
     """
     if not shared:
         raise ValueError(f"{method} compares gradients on shared parameters, and there are none")
+    if any(node.name() == "CheckpointFunctionBackward" for node in masks):
+        raise ValueError(
+            "reentrant checkpointing hides its block from the tasks' passes: pass "
+            "use_reentrant=False to torch.utils.checkpoint"
+        )
     found = reached(masks)
     known = set(shared)
     unused = [parameter for parameter in shared if parameter not in found]
@@ -87,6 +92,12 @@ def check_reach(
         if mask & (mask - 1) and parameter not in given and task_slices(parameter) is None:
             names = [repr(task) for bit, task in enumerate(tasks) if mask >> bit & 1]
             some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            if not isinstance(parameter, nn.Parameter):
+                raise ValueError(
+                    f"a tensor of shape {tuple(parameter.shape)} that is no parameter (an input?) "
+                    "requires a gradient and several tasks reach it: detach it, or name it in "
+                    "`specific` if its gradient is wanted"
+                )
             raise ValueError(
                 f"a parameter of shape {tuple(parameter.shape)} is reached by several tasks "
                 f"({some}) but is not in `shared`; add it there, or to `specific` if each task "

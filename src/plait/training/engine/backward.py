@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from plait.training.engine.gather import Engine, gather
 from plait.training.engine.gathered import Gathered
 from plait.training.engine.parallel import backward_parallel
 from plait.training.engine.passes import Own, differentiated
+from plait.training.engine.processes import world
 from plait.training.engine.proxy import at_features, at_last, place_of
 from plait.training.engine.roots import (
     NotFiniteError,
@@ -30,9 +31,11 @@ from plait.training.engine.roots import (
     only,
     read,
     signals_of,
+    trained,
     weights_of,
 )
 from plait.training.engine.samples import backward_samples
+from plait.training.engine.scaling import Scaling, overflown
 from plait.training.graph import check_reach, masks_of, reached
 from plait.training.measuring import Losses
 
@@ -51,6 +54,8 @@ def backward(
     step: int | None = None,
     seed: int = 0,
     allow_unused: bool = False,
+    share: float = 1.0,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Signals:
     """Fill ``.grad`` with the balanced update: what ``loss.backward()`` is for one task.
 
@@ -64,6 +69,11 @@ def backward(
     losses in ``validation``. ``Engine(at="features")`` wants the shared representation in
     ``features``, and ``Engine(group=...)`` in several processes all heads in ``specific``.
 
+    ``share`` multiplies what is added, once the balancer has seen the whole of it: 1/k in a loop
+    that accumulates k batches. With a ``scaler`` the passes run on scaled losses, the balancer sees
+    what is unscaled, and ``.grad`` is scaled, as ``scaler.step`` expects; where task gradients
+    overflow it holds an infinity, so that the scaler skips the step, and the balancer stays.
+
     A task whose loss (above the losses' rung also: gradient) is not finite is left out and named in
     ``signals.dropped``. In :class:`Losses`, one stacked tensor, its NaN would reach every gradient:
     :class:`NotFiniteError` names the task; repeat the step on ``batch.only`` the others. Raises
@@ -71,33 +81,39 @@ def backward(
     that several tasks reach but that is not in ``shared``, and where no task is finite.
     """
     balancer = balancer if balancer is not None else Equal()
-    shared = [parameter for parameter in shared if parameter.requires_grad]
-    given = [features] if isinstance(features, Tensor) else list(features)
-    if engine.group is not None and isinstance(losses, (Losses, Mapping)):
-        heads = None if specific is None else list(specific)
-        return backward_parallel(losses, shared, balancer, heads, engine, step, seed)
+    shared = trained(shared, balancer)
+    _check_ways(losses, engine, scaler, share)
     if not isinstance(losses, (Losses, Mapping)):
         return backward_samples(
             losses, shared, balancer, specific, engine, step, seed, allow_unused=allow_unused
         )
+    if engine.group is not None:
+        heads = None if specific is None else list(specific)
+        return backward_parallel(losses, shared, balancer, heads, engine, step, seed)
     roots, told, dropped = _finite_losses(losses)
     balancer.bind((*balancer.tasks, *(t for t in names_of(losses) if t not in balancer.tasks)))
     step = int(balancer.updates) if step is None else step
     held_out = _validation(balancer, told, validation)
     signals = replace(signals_of(told, step, seed, held_out), dropped=dropped)
-    if balancer.asks(told.tasks, step) is Rung.LOSSES:
-        signals = replace(signals, weights=weights_of(balancer, signals))
-        _descend(balancer, signals, told, roots, shared)
-    else:
-        masks = masks_of(roots)
-        reach = check_reach(
-            masks, told.tasks, shared, specific, balancer.card.name, allow_unused=allow_unused
+    work = Work.of(roots, told, shared, balancer, Scaling.of(scaler, told, share))
+    return work.done(signals, engine, features, specific, allow_unused=allow_unused)
+
+
+def _check_ways(
+    losses: object, engine: Engine, scaler: torch.amp.GradScaler | None, share: float
+) -> None:
+    """Refuse what one process alone can do, in several, and several that do not say so."""
+    one = engine.group is None and isinstance(losses, (Losses, Mapping))
+    if not one and (scaler is not None or share != 1):
+        raise ValueError(
+            "`scaler` and `share` are for the losses of one process and one batch; bfloat16 needs "
+            "no scaler"
         )
-        own = Own(roots, told.tasks, reach)
-        signals = _climb(roots, told, shared, own, masks, balancer, signals, engine, given)
-    if not balancer.second_look:
-        balancer.advance(signals)
-    return signals
+    if engine.group is None and world() is not None:
+        raise ValueError(
+            "several processes are running, and each would go its own way: pass Engine(group="
+            "torch.distributed.group.WORLD) to sum over them, or a group of this process alone"
+        )
 
 
 def _finite_losses(
@@ -115,102 +131,156 @@ def _finite_losses(
     return roots, told, dropped
 
 
-def _climb(
-    roots: Sequence[Root],
-    told: Losses,
-    shared: list[nn.Parameter],
-    own: Own,
-    masks: Mapping[Any, int],
-    balancer: Balancer,
-    signals: Signals,
-    engine: Engine,
-    features: Sequence[Tensor],
-) -> Signals:
-    """The gradients of a balancer above the losses' rung."""
-    if balancer.samples > 1:
-        raise ValueError(
-            f"{balancer.card.name} compares {balancer.samples} independent parts of a batch: pass "
-            "a list of as many losses, one for each part"
-        )
-    at = place_of(engine, balancer)
-    fork = fork_of(roots, masks, shared) if at == "features" else None
-    if at == "features":
-        found = at_features(roots, features, fork, own)
-    elif at == "last":
-        found = at_last(roots, shared, engine)
-    else:
-        found = gather(roots, shared, engine, balancer, masks=masks, own=own)
-    roots, told, found, signals = _finite_gradients(
-        roots, told, found, signals, products=balancer.rung is Rung.GRAM
-    )
-    signals, updates = combine(balancer, signals, found)
-    start = updates[0] if _parted_at(features, fork) else None
-    if start is not None:
-        updates = differentiated(features, shared, [start])
-    elif at != "shared":
-        _descend(balancer, signals, told, roots, shared)
+@dataclass
+class Work:
+    """One backward pass over several tasks: where it starts, and whom it asks."""
+
+    roots: Sequence[Root]
+    told: Losses
+    shared: list[nn.Parameter]
+    balancer: Balancer
+    scaling: Scaling
+
+    @classmethod
+    def of(
+        cls,
+        roots: Sequence[Root],
+        told: Losses,
+        shared: list[nn.Parameter],
+        balancer: Balancer,
+        scaling: Scaling,
+    ) -> Work:
+        """The work on losses, scaled."""
+        roots, told = scaling.started(roots, told)
+        return cls(roots, told, shared, balancer, scaling)
+
+    def done(
+        self,
+        signals: Signals,
+        engine: Engine,
+        features: Tensor | Sequence[Tensor],
+        specific: Iterable[nn.Parameter] | None,
+        *,
+        allow_unused: bool,
+    ) -> Signals:
+        """Fill the gradients and move the balancer."""
+        balancer = self.balancer
+        if balancer.asks(self.told.tasks, signals.step) is Rung.LOSSES:
+            signals = replace(signals, weights=weights_of(balancer, signals))
+            self.descend(signals)
+        else:
+            masks = masks_of(self.roots)
+            heads = check_reach(
+                masks,
+                self.told.tasks,
+                self.shared,
+                specific,
+                balancer.card.name,
+                allow_unused=allow_unused,
+            )
+            own = Own(self.roots, self.told.tasks, heads)
+            given = [features] if isinstance(features, Tensor) else list(features)
+            climbed = self.climb(signals, engine, given, masks, own)
+            if climbed is None:
+                overflown(self.shared)
+                return replace(signals, dropped=(*signals.dropped, *signals.tasks))
+            signals = climbed
+        if not balancer.second_look:
+            balancer.advance(signals)
         return signals
-    accumulate(shared, updates)
-    _fill(balancer, signals, told, own)
-    return signals
+
+    def climb(
+        self,
+        signals: Signals,
+        engine: Engine,
+        features: Sequence[Tensor],
+        masks: Mapping[Any, int],
+        own: Own,
+    ) -> Signals | None:
+        """The gradients of a balancer above the losses' rung; None where they overflow."""
+        balancer, roots, shared = self.balancer, self.roots, self.shared
+        if balancer.samples > 1:
+            raise ValueError(
+                f"{balancer.card.name} compares {balancer.samples} independent parts of a batch: "
+                "pass a list of as many losses, one for each part"
+            )
+        at = place_of(engine, balancer)
+        fork = fork_of(roots, masks, shared) if at == "features" else None
+        if at == "features":
+            found = at_features(roots, features, fork, own)
+        elif at == "last":
+            found = at_last(roots, shared, engine)
+        else:
+            found = gather(roots, shared, engine, balancer, masks=masks, own=own)
+        found = self.scaling.unscaled(found)
+        finite = found.finite(products=balancer.rung is Rung.GRAM).tolist()
+        if not all(finite):
+            if self.scaling.scale is not None:
+                return None
+            found, signals = self.without([i for i, ok in enumerate(finite) if ok], found, signals)
+        signals, updates = combine(balancer, signals, found)
+        start = updates[0] if _parted_at(features, fork) else None
+        if start is None and at != "shared":
+            self.descend(signals)
+            return signals
+        updates = self.scaling.kept(updates)
+        if start is not None:
+            updates = differentiated(features, shared, updates)
+        accumulate(shared, updates)
+        self.fill(signals, own)
+        return signals
+
+    def without(
+        self, kept: list[int], found: Gathered, signals: Signals
+    ) -> tuple[Gathered, Signals]:
+        """The gradients and signals of some tasks, the others' not being finite."""
+        tasks = self.told.tasks
+        lost = tuple(task for place, task in enumerate(tasks) if place not in kept)
+        if not kept:
+            raise ValueError(f"no task has a finite gradient: {', '.join(lost)}")
+        if self.roots[0].cotangent is not None:  # one graph: what is finite may be spoilt as well
+            raise NotFiniteError(lost)
+        self.roots, self.told = only(self.roots, self.told, kept)
+        held_out = None if signals.validation is None else signals.validation[kept]
+        fewer = signals_of(self.told, signals.step, signals.seed, held_out)
+        return found.only(kept), replace(fewer, dropped=(*signals.dropped, *lost))
+
+    def descend(self, signals: Signals) -> None:
+        """One backward pass of Σ α_i L_i; raw heads take another, through the heads alone."""
+        assert signals.weights is not None
+        total = self.total(signals.weights)
+        if self.balancer.weights_heads:
+            total.backward()  # type: ignore[no-untyped-call]
+            return
+        known = set(self.shared)
+        reach = reached(masks_of(self.roots))
+        heads = {parameter: mask for parameter, mask in reach.items() if parameter not in known}
+        accumulate(self.shared, differentiated([total], self.shared, [None]))
+        self.fill(signals, Own((), self.told.tasks, heads))
+
+    def fill(self, signals: Signals, own: Own) -> None:
+        """The gradients of what is not shared: weighted or, as where there are no weights, raw."""
+        weights = signals.weights if self.balancer.weights_heads else None
+        weights = signals.preferences if weights is None else weights
+        factors = dict(zip(signals.tasks, weights.tolist(), strict=True))
+        for task, parameters, gradients in own.found:
+            factor = factors.get(task, 0.0) * self.scaling.share
+            if task in factors:
+                accumulate(parameters, [_times(factor, gradient) for gradient in gradients])
+        rest = own.rest
+        if rest:
+            found = torch.autograd.grad(self.total(weights), rest, allow_unused=True)
+            accumulate(rest, found)
+
+    def total(self, weights: Tensor) -> Tensor:
+        """Σ_i w_i L_i, as it is to be added."""
+        value = torch.dot(weights.to(self.told.value.dtype), self.told.value)
+        return value if self.scaling.share == 1 else value * self.scaling.share
 
 
 def _parted_at(features: Sequence[Tensor], fork: Fork | None) -> bool:
     """Whether the losses are made of one feature, and of nothing shared besides."""
     return fork is not None and len(features) == 1 and fork.is_at(features[0])
-
-
-def _finite_gradients(
-    roots: Sequence[Root], told: Losses, found: Gathered, signals: Signals, *, products: bool
-) -> tuple[Sequence[Root], Losses, Gathered, Signals]:
-    """The same without the tasks whose gradient is not finite."""
-    finite = found.finite(products=products).tolist()
-    if all(finite):
-        return roots, told, found, signals
-    lost = tuple(task for task, ok in zip(told.tasks, finite, strict=True) if not ok)
-    kept = [i for i, ok in enumerate(finite) if ok]
-    if not kept:
-        raise ValueError(f"no task has a finite gradient: {', '.join(lost)}")
-    if roots[0].cotangent is not None:  # one graph: what is finite may be spoilt as well
-        raise NotFiniteError(lost)
-    roots, told = only(roots, told, kept)
-    held_out = None if signals.validation is None else signals.validation[kept]
-    fewer = signals_of(told, signals.step, signals.seed, held_out)
-    return roots, told, found.only(kept), replace(fewer, dropped=(*signals.dropped, *lost))
-
-
-def _descend(
-    balancer: Balancer,
-    signals: Signals,
-    told: Losses,
-    roots: Sequence[Root],
-    shared: list[nn.Parameter],
-) -> None:
-    """One backward pass of Σ α_i L_i; raw heads take another, through the heads alone."""
-    assert signals.weights is not None
-    total = torch.dot(signals.weights.to(told.value.dtype), told.value)
-    if balancer.weights_heads:
-        total.backward()  # type: ignore[no-untyped-call]
-        return
-    known = set(shared)
-    heads = {p: mask for p, mask in reached(masks_of(roots)).items() if p not in known}
-    found = torch.autograd.grad(total, shared, retain_graph=True, allow_unused=True)
-    accumulate(shared, found)
-    _fill(balancer, signals, told, Own((), told.tasks, heads))
-
-
-def _fill(balancer: Balancer, signals: Signals, told: Losses, own: Own) -> None:
-    """The gradients of what is not shared: weighted or, as where there are no weights, raw."""
-    weights = signals.weights if balancer.weights_heads else None
-    weights = signals.preferences if weights is None else weights
-    factors = dict(zip(signals.tasks, weights.tolist(), strict=True))
-    for task, parameters, gradients in own.found:
-        if task in factors:
-            accumulate(parameters, [_times(factors[task], gradient) for gradient in gradients])
-    rest = own.rest
-    if rest:
-        total = torch.dot(weights.to(told.value.dtype), told.value)
-        accumulate(rest, torch.autograd.grad(total, rest, allow_unused=True))
 
 
 def _times(factor: float, gradient: Tensor | None) -> Tensor | None:

@@ -87,6 +87,10 @@ class Gathered:
         held = [part.only(kept) for part in self.held]
         return Gathered(self.parameters, held, len(kept))
 
+    def times(self, factor: Tensor) -> Gathered:
+        """The gradients times a number."""
+        return Gathered(self.parameters, [part.times(factor) for part in self.held], self.count)
+
     def jacobian(self) -> Tensor:
         """The gradients in one tensor [t, P], zero for parameters that no task reached."""
         sizes = [parameter.numel() for parameter in self.parameters]

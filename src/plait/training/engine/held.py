@@ -39,6 +39,10 @@ class Held:
         """Those of some tasks."""
         raise NotImplementedError
 
+    def times(self, factor: Tensor) -> Self:
+        """The gradients times a number."""
+        raise NotImplementedError
+
     def moved(self, by: int) -> Self:
         """The same at places further on."""
         return replace(self, places=tuple(place + by for place in self.places))
@@ -74,6 +78,9 @@ class Dense(Held):
 
     def only(self, kept: list[int]) -> Self:
         return replace(self, block=self.block[kept])
+
+    def times(self, factor: Tensor) -> Self:
+        return replace(self, block=wide(self.block) * factor)
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,9 @@ class Kernel(Held):
 
     def only(self, kept: list[int]) -> Self:
         return replace(self, cotangents=self.cotangents[kept])
+
+    def times(self, factor: Tensor) -> Self:
+        return replace(self, cotangents=wide(self.cotangents) * factor)
 
 
 @dataclass(frozen=True)
@@ -185,6 +195,9 @@ class Segments(Held):
             count=len(kept),
         )
 
+    def times(self, factor: Tensor) -> Self:
+        return replace(self, cotangents=wide(self.cotangents) * factor)
+
 
 @dataclass(frozen=True)
 class Entries(Held):
@@ -216,3 +229,6 @@ class Entries(Held):
 
     def only(self, kept: list[int]) -> Self:
         return replace(self, block=self.block[kept])
+
+    def times(self, factor: Tensor) -> Self:
+        return replace(self, block=wide(self.block) * factor)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plait.balancing.base import Balancer, Signals
 from plait.training.measuring import Losses
@@ -63,6 +63,26 @@ def weighed(roots: Sequence[Root], factors: Tensor) -> tuple[list[Tensor], list[
     ]
 
 
+def trained(shared: Iterable[nn.Parameter], balancer: Balancer) -> list[nn.Parameter]:
+    """The shared parameters that are not frozen.
+
+    Raises ``TypeError`` for what are no parameters, and for a balancer that is none.
+    """
+    if not isinstance(balancer, Balancer):
+        raise TypeError(
+            f"the balancer must be an object that keeps its state from step to step, got "
+            f'{balancer!r}; make one before the loop: plait.resolve("balancing", "pcgrad")'
+        )
+    every: list[Any] = [shared] if isinstance(shared, nn.Module) else list(shared)
+    for one in every:
+        if not isinstance(one, Tensor):
+            raise TypeError(
+                "`shared` must be parameters, as model.parameters() gives them; found a "
+                f"{type(one).__name__}"
+            )
+    return [parameter for parameter in every if parameter.requires_grad]
+
+
 def names_of(losses: Losses | Mapping[str, Tensor]) -> tuple[str, ...]:
     """The tasks, broken ones included."""
     return losses.tasks if isinstance(losses, Losses) else tuple(losses)
@@ -85,8 +105,14 @@ def read(losses: Losses | Mapping[str, Tensor]) -> tuple[Sequence[Root], Losses]
     if not losses:
         raise ValueError("no losses; leave the step out when no task has a label in the batch")
     for name, value in losses.items():
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise TypeError(f"the loss of task {name!r} must be a tensor with a graph, got {kind}")
         if value.numel() != 1:
-            raise ValueError(f"the loss of task {name!r} must be a scalar, got {value.shape}")
+            raise ValueError(
+                f"the loss of task {name!r} must be a scalar, got {tuple(value.shape)}; take its "
+                "mean over the rows"
+            )
         if not value.requires_grad:
             raise ValueError(f"the loss of task {name!r} has no graph: it depends on no parameter")
     values = [value.reshape(()) for value in losses.values()]

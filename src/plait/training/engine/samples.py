@@ -68,23 +68,15 @@ def backward_samples(
     balancer.bind((*balancer.tasks, *(t for t in names if t not in balancer.tasks)))
     times = torch.tensor([sum(name in part for part in losses) for name in names])
     total: Tensor | None = None
-    samples, heads = [], dict[nn.Parameter, None]()
+    samples, heads = [], dict[nn.Parameter, int]()
     for part in losses:
         roots, told = read(part)
         place = torch.tensor([names.index(task) for task in told.tasks], device=told.value.device)
         value = told.value.new_zeros(len(names)).index_copy(0, place, told.value)
         value = value / times.to(value)
         total = value if total is None else total + value
-        heads |= dict.fromkeys(
-            check_reach(
-                masks_of(roots),
-                told.tasks,
-                shared,
-                specific,
-                balancer.card.name,
-                allow_unused=allow_unused,
-            )
-        )
+        masks, name = masks_of(roots), balancer.card.name
+        heads |= check_reach(masks, told.tasks, shared, specific, name, allow_unused=allow_unused)
         found = gather(roots, shared, engine, balancer, whole=True).spread(place, len(names))
         there = torch.zeros(len(names)).index_fill(0, place.cpu(), 1.0)
         samples.append(Sample(found, there / times))

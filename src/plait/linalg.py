@@ -143,16 +143,27 @@ def cone_weights(gram: Floats, lower: Floats) -> Floats:
 
 
 def _solved_on(gram: Floats, right: Floats, free: NDArray[np.bool_]) -> Floats | None:
-    """Every row's equations on its free entries, zeros elsewhere; None where one is singular."""
-    masked = gram * (free[:, :, None] & free[:, None, :])
-    place = np.arange(len(gram))
-    masked[:, place, place] = np.where(free, gram.diagonal(), 1.0)
+    """Every row's equations on its free entries, zeros elsewhere; None where one is singular.
+
+    Each row's free entries are brought to the front, and only as many solved for as any row has.
+    """
+    size = int(free.sum(1).max())
+    order = np.argsort(~free, axis=1, kind="stable")[:, :size]
+    there = np.take_along_axis(free, order, axis=1)
+    masked = gram[order[:, :, None], order[:, None, :]]
+    masked *= there[:, :, None] & there[:, None, :]
+    place = np.arange(size)
+    masked[:, place, place] = np.where(there, gram.diagonal()[order], 1.0)
+    wanted = np.where(there, np.take_along_axis(right, order, axis=1), 0.0)
     try:
-        found = np.linalg.solve(masked, np.where(free, right, 0.0)[..., None])[..., 0]
+        solved = np.linalg.solve(masked, wanted[..., None])[..., 0]
     except np.linalg.LinAlgError:
         return None
-    sound = np.isfinite(found).all() and np.abs(found).max() < 1e6
-    return np.asarray(found, np.float64) if sound else None
+    if not (np.isfinite(solved).all() and np.abs(solved).max(initial=0.0) < 1e6):
+        return None
+    found = np.zeros(right.shape)
+    np.put_along_axis(found, order, solved, axis=1)
+    return found
 
 
 def _square_root(gram: Floats) -> Floats:

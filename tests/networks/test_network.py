@@ -98,10 +98,12 @@ def test_last_shared_passes_over_what_is_frozen():
     assert [id(p) for p in net.last_shared()] == [id(layers[0].weight), id(layers[0].bias)]
 
 
-def test_with_one_task_nothing_is_shared():
+def test_with_one_task_the_trunk_counts_as_shared():
+    """So that what weighs gradients there works for one task as for many."""
     alone = network(TaskSet([TASKS["real.1"]]))
-    assert alone.shared_parameters() == []
-    assert len(alone.specific_parameters()) == len(list(alone.parameters()))
+    heads = {id(p) for p in alone.heads.parameters()}
+    assert {id(p) for p in alone.specific_parameters()} == heads
+    assert {id(p) for p in alone.shared_parameters()} == {id(p) for p in alone.parameters()} - heads
     assert alone.last_shared() == []
 
 

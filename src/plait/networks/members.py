@@ -101,7 +101,8 @@ def members_of(network: Network) -> Members:
     starts = dict(made(config).named_parameters()) if "seed" in config else {}
     found: list[Network] = []
     for task in network.tasks.names:
-        fixed = {id(p): p for p in network.parameters() if not p.requires_grad}
+        fixed: dict[int, Any] = {id(p): p for p in network.parameters() if not p.requires_grad}
+        fixed |= {id(each): each for each in (network.tasks, *network.tasks)}
         other: Network = deepcopy(network, fixed)
         if starts:
             own = {**config, "seed": key(config["seed"], "member", task) >> 1}

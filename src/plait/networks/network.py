@@ -94,7 +94,7 @@ class Network(nn.Module):
         return {**trunk, **heads}
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters that two or more tasks train."""
+        """The trainable parameters that two or more tasks train; of a sole task, its trunk."""
         return [p for shared, p in self._split() if shared]
 
     def specific_parameters(self) -> list[nn.Parameter]:
@@ -106,10 +106,10 @@ class Network(nn.Module):
         return self.trunk.last_shared()
 
     def _split(self) -> Iterator[tuple[bool, nn.Parameter]]:
-        reach = self.reach()
+        reach, several = self.reach(), min(2, len(self.tasks))
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                yield task_slices(parameter) is None and len(reach[name]) > 1, parameter
+                yield task_slices(parameter) is None and len(reach[name]) >= several, parameter
 
     def save_pretrained(self, folder: str | Path, frozen: str | Path | None = None) -> None:
         """Write the network into a folder: ``model.safetensors`` and a readable ``config.json``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,16 @@ def filled(
     *,
     pieces: int = 1,
     step: int = 0,
+    autocast: bool = False,
 ) -> tuple[Signals, dict[str, Tensor]]:
     """One step of the procedure: what it told, and every gradient, banks by slice."""
     network = procedure.prepare(network)
     network.zero_grad()
     balancer = balancer or Equal()
     balancer.bind(network.tasks.names)
-    ground = Ground(network, seed=3, micro_batches=pieces, memory=procedure.memory(network))
+    ground = Ground(network, 3, pieces, autocast, memory=procedure.memory(network))
     if procedure.needs_validation or balancer.needs_validation:
-        ground.validation = ToyFeed(network.tasks, torch.float64)
+        ground.validation = ToyFeed(network.tasks, ground.parameters[0].dtype)
     signals = procedure.gradients(Problem(ground, batch, step), balancer)
     return signals, gradients(network)
 
@@ -216,6 +218,58 @@ def one_task_works(subject: Subject) -> None:
         assert signals.tasks == ("real.1",), f"told of {signals.tasks}"
         moved = {name.rpartition("/")[2] for name, g in found.items() if "/" in name and g.any()}
         assert moved == {"real.1"}, f"heads of {sorted(moved)} got gradients"
+
+
+@suite.law("a network of one task is trained")
+def only_task_works(subject: Subject) -> None:
+    tasks = toy_tasks(("real",))
+    for make in BALANCERS:
+        signals, found = filled(subject.make(), toy_network(tasks), _double(tasks), make())
+        assert signals.tasks == ("real.0",), f"told of {signals.tasks}"
+        for name, gradient in found.items():
+            assert gradient.isfinite().all(), f"{name} under {make().card.name}: {gradient}"
+            assert gradient.any(), f"{name} got nothing under {make().card.name}"
+
+
+@suite.law("a task that has no gradient, and tasks that are the same, give finite gradients")
+def degenerate_tasks_are_finite(subject: Subject) -> None:
+    tasks = toy_tasks(("real", "real", "real"))
+    batch = _double(tasks, missing=0.0)
+    labels = batch.labels["real"]
+    first, last = (labels.target[labels.task == place] for place in (0, 2))
+    for make in BALANCERS:
+        network = subject.make().prepare(toy_network(tasks))
+        with torch.no_grad():
+            for parameter in network.specific_parameters():
+                parameter[1] = parameter[0]
+                parameter[2] = 0.0  # nothing of its loss reaches what is shared
+        targets = torch.cat([first, first, last])
+        twins = replace(batch, labels={"real": replace(labels, target=targets)})
+        _, found = filled(subject.make(), network, twins, make())
+        for name, gradient in found.items():
+            assert gradient.isfinite().all(), f"{name} under {make().card.name}: {gradient}"
+
+
+@suite.law("two hundred tasks give finite gradients")
+def many_tasks_work(subject: Subject) -> None:
+    tasks = toy_tasks(("real",) * 200)
+    batch = toy_batch(tasks, rows=8)
+    _, found = filled(subject.make(), toy_network(tasks).float(), batch)
+    for name, gradient in found.items():
+        assert gradient.isfinite().all(), f"{name}: {gradient}"
+
+
+@suite.law("forwards in bfloat16 give nearly the gradients of the whole precision")
+def lower_precision_is_near(subject: Subject) -> None:
+    tasks = toy_tasks()
+    batch = toy_batch(tasks)
+    network = toy_network(tasks).float()
+    _, wide = filled(subject.make(), network, batch)
+    _, narrow = filled(subject.make(), network, batch, autocast=True)
+    one, two = (torch.cat([g.flatten() for g in found.values()]) for found in (wide, narrow))
+    cosine = float(torch.nn.functional.cosine_similarity(one, two, dim=0))
+    assert two.dtype == torch.float32, f"gradients are {two.dtype}"
+    assert cosine > 0.98, f"cosine {cosine:.3f} to the gradients of the whole precision"
 
 
 @suite.law("a loss that is not finite is reported by task, before an update is made of it")

@@ -19,6 +19,7 @@ from plait.task import TaskSet
 from plait.testing.laws import Subject, Suite
 from plait.testing.toys import toy_batch, toy_inputs, toy_tasks
 from plait.training import Losses, backward, fit, losses_of
+from plait.training.engine import NotFiniteError
 from plait.training.measuring import Layout
 from plait.training.procedures.base import Ground, Problem, Procedure
 from plait.training.procedures.plain import Plain
@@ -243,6 +244,23 @@ def broken_task_is_dropped(subject: Subject) -> None:
     balancer.bind(tasks.names)
     step_on(balancer, network, batch.only(set(tasks.names) - {"real.1"}))
     _compare(gradients(network), found, 1e-12, "real.1 broken against real.1 absent")
+
+
+@suite.law(
+    "where parts of a batch are compared, a loss that is not finite is told by its task",
+    lambda s: not _in_one(s),
+)
+def broken_part_is_told(subject: Subject) -> None:
+    tasks = toy_tasks()
+    batch = _double(tasks)
+    batch.labels["real"].target[0] = torch.nan
+    balancer, network = _fresh(subject, tasks)
+    said: tuple[str, ...] = ()
+    try:
+        step_in_pieces(balancer, network, batch, 1)
+    except NotFiniteError as error:
+        said = tuple(error.tasks)
+    assert said == ("real.1",), f"a NaN target of real.1 was told as {said}"
 
 
 @suite.law("two steps move every task's head and the shared part")

@@ -26,7 +26,7 @@ from plait.training.engine import (
     roots_of,
     signals_of,
 )
-from plait.training.measuring import Layout, Losses, Units, records_of, total
+from plait.training.measuring import Losses, Units, records_of, total
 from plait.training.procedures.gradients import TaskGradients
 from plait.training.procedures.ground import Ground
 from plait.training.procedures.procedure import Procedure, Validate
@@ -83,16 +83,30 @@ class Problem:
     def cut(self, pieces: int) -> list[Problem]:
         """Independent parts of the batch as problems of their own, each with its own mean losses.
 
-        Rows are dealt one by one, so that each task's are spread over the parts; a part without
-        labels is left out.
+        Rows are dealt one by one in the order of their numbers, so that each task's are spread over
+        the parts and it does not matter which process has which; a part without labels is left out.
         """
-        rows = torch.arange(len(self.batch), device=self.batch.ids.device)
-        parts = [self.batch.rows(rows[start::pieces]) for start in range(pieces)]
-        return [
+        part_of = self._standing() % pieces
+        parts = [self.batch.rows((part_of == part).nonzero()[:, 0]) for part in range(pieces)]
+        found = [
             Problem(self.ground, part, self.step, self._lost, (*self.part, number))
             for number, part in enumerate(parts)
-            if part.labels
         ]
+        return [part for part in found if part.tasks]
+
+    def _standing(self) -> Tensor:
+        """Where each row of the batch [B] stands among the rows of all processes, by its number."""
+        ids, processes = self.batch.ids, self.ground.processes
+        start = 0
+        if processes is not None:
+            counts = ids.new_zeros(processes.size)
+            counts[processes.rank] = len(ids)
+            counts = processes.total(counts)
+            start = int(counts[: processes.rank].sum())
+            every = ids.new_zeros(int(counts.sum()))
+            every[start : start + len(ids)] = ids
+            ids = processes.total(every)
+        return ids.argsort(stable=True).argsort()[start : start + len(self.batch)]
 
     def held_out(self) -> Problem:
         """The step's held-out batch, as a problem of its own."""
@@ -127,8 +141,16 @@ class Problem:
 
         ``only`` leaves out the records of all other tasks; rows stay.
         """
+        if not len(self.pieces[number]):  # all rows of this part are with other processes
+            return self._no_losses(), None
         piece, outputs = self.run(number, only)
-        return total(piece, outputs, self.units), self.penalty(outputs, piece)
+        losses = total(piece, outputs, self.units) if piece.labels else self._no_losses()
+        return losses, self.penalty(outputs, piece)
+
+    def _no_losses(self) -> Losses:
+        """Zeros [t], in the precision that losses have where there are labels."""
+        wide = torch.promote_types(self.ground.parameters[0].dtype, torch.float32)
+        return self._losses(torch.zeros_like(self.units.total, dtype=wide))
 
     @cached_property
     def rows(self) -> float:
@@ -296,19 +318,20 @@ class Problem:
 
     def signals(self, losses: Tensor) -> Signals:
         """The signals of the losses' rung; :class:`NotFiniteError` names tasks without a number."""
-        layout = self.ground.layout
         if not losses.isfinite().all():
             raise NotFiniteError(_where(self.tasks, ~losses.isfinite()))
-        return self.told(losses, layout)
+        return self.told(losses)
 
-    def told(self, losses: Tensor, layout: Layout | None = None) -> Signals:
+    def told(self, losses: Tensor) -> Signals:
         """The same without looking at the numbers."""
-        layout = layout or self.ground.layout
-        pick, units = self.units.pick, self.units
-        told = Losses(
-            units.tasks, losses, units.total, pick(layout.preferences), pick(layout.gaussian)
+        return signals_of(self._losses(losses), self.step, self.ground.seed, self.validation)
+
+    def _losses(self, value: Tensor) -> Losses:
+        layout, units = self.ground.layout, self.units
+        pick = units.pick
+        return Losses(
+            units.tasks, value, units.total, pick(layout.preferences), pick(layout.gaussian)
         )
-        return signals_of(told, self.step, self.ground.seed, self.validation)
 
     def alone(self, place: int) -> list[Tensor | None]:
         """One task's gradient on all parameters, the shared first, from its own records only."""

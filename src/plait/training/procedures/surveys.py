@@ -28,13 +28,12 @@ def sampled(problem: Problem, count: int) -> tuple[TaskGradients, list[Gathered]
     Raises ``ValueError`` where the batch has too few rows.
     """
     problem.check_shared()
-    _alone(problem, "comparing parts of a batch")
-    parts = problem.cut(count)
-    if len(problem.batch) < count:
+    if problem.rows < count:
         raise ValueError(
             f"the balancer compares {count} independent parts of a batch, and this one has "
-            f"{len(problem.batch)} rows; use larger batches"
+            f"{problem.rows:.0f} rows; use larger batches"
         )
+    parts = problem.cut(count)
     tasks, device = problem.tasks, problem.ground.device
     losses = torch.zeros(len(tasks), device=device)
     heads: list[Tensor | None] = [None] * len(problem.ground.specific)
@@ -48,7 +47,7 @@ def sampled(problem: Problem, count: int) -> tuple[TaskGradients, list[Gathered]
         losses = losses.to(found.losses).index_add(0, rows, mine * found.losses)
         heads = added(heads, part.weighed(found.heads, mine))
         if found.penalties is not None:
-            share = len(part.batch) / len(problem.batch)
+            share = part.rows / problem.rows
             scaled = [None if g is None else g * share for g in found.penalties]
             penalties = scaled if penalties is None else added(penalties, scaled)
         assert isinstance(found.shared, Gathered)

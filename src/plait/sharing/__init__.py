@@ -4,6 +4,8 @@ from plait.networks.base import Sharing
 from plait.sharing.adatt import AdaTT
 from plait.sharing.aitm import Aitm
 from plait.sharing.cgc import Cgc
+from plait.sharing.cross_stitch import CrossStitch
+from plait.sharing.dselect_k import DSelectK
 from plait.sharing.esmm import Esmm, conditional
 from plait.sharing.hard import Hard
 from plait.sharing.mmoe import Mmoe
@@ -14,6 +16,8 @@ __all__ = [
     "AdaTT",
     "Aitm",
     "Cgc",
+    "CrossStitch",
+    "DSelectK",
     "Esmm",
     "ExpertUse",
     "Hard",

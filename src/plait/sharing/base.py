@@ -101,7 +101,26 @@ def _first(x: Tensor, weight: Tensor, bias: Tensor, units: Sequence[int]) -> Ten
     return torch.baddbmm(bias.unsqueeze(1), own, weight.transpose(1, 2)).relu().transpose(0, 1)
 
 
-class Gates(nn.Module):
+class Mixture(nn.Module):
+    """What gives weights [N, E] to experts: ``forward(features, task)`` for records of tasks [N].
+
+    ``readers`` [R] are whose weights they are, ``about`` [E] whose the experts; ``reads`` [R, most]
+    the numbers of the experts that each may read, E where it may read fewer.
+    """
+
+    reads: Tensor
+
+    def __init__(
+        self, readers: Sequence[Name], reads: Sequence[Sequence[int]], about: Sequence[Name]
+    ) -> None:
+        super().__init__()
+        self.readers, self.about, self.experts = tuple(readers), tuple(about), len(about)
+        most = max(map(len, reads))
+        columns = [[*own, *[self.experts] * (most - len(own))] for own in reads]
+        self.register_buffer("reads", torch.tensor(columns), persistent=False)
+
+
+class Gates(Mixture):
     """A softmax over the experts that a reader may read: [N, E], or [B, R, E] for all readers.
 
     ``reads`` [R] are the numbers of those experts, ``about`` [E] whose the experts are; all others
@@ -111,7 +130,6 @@ class Gates(nn.Module):
     """
 
     place: Tensor
-    reads: Tensor
 
     def __init__(
         self,
@@ -123,9 +141,8 @@ class Gates(nn.Module):
         bias: bool = True,
         specific: bool = True,
     ) -> None:
-        super().__init__()
-        self.experts, self.biased = len(about), bias
-        self.readers, self.about = tuple(readers), tuple(about)
+        super().__init__(readers, reads, about)
+        self.biased = bias
         names = [name for name, own in zip(readers, reads, strict=True) for _ in own]
         whose = [about[expert] for own in reads for expert in own]
         self.bank = TaskBank(list(map(str, names)), whose) if specific else Bank(names, whose)
@@ -139,9 +156,7 @@ class Gates(nn.Module):
         for own in reads:
             place.append([*range(number, number + len(own)), *[0] * (most - len(own))])
             number += len(own)
-        columns = [[*own, *[self.experts] * (most - len(own))] for own in reads]
         self.register_buffer("place", torch.tensor(place), persistent=False)
-        self.register_buffer("reads", torch.tensor(columns), persistent=False)
 
     def forward(self, features: Features, task: Tensor | None = None, kept: Kept = None) -> Tensor:
         """The gates [N, E] of records, by their readers ``task`` [N], ascending.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from plait.batch import Parts, Records
 from plait.networks.base import Name
 from plait.networks.network import Network, evaluating
-from plait.sharing.base import Experts, Gates
+from plait.sharing.base import Experts, Mixture
 from plait.task import HeadGroup
 
 SILENT = 0.9  # an expert has collapsed from this share of zeros among its outputs
@@ -108,7 +108,7 @@ def expert_use(network: Network, parts: Parts) -> list[ExpertUse]:
     found = []
     for path, seen in gates.items():
         gate, place = modules[path], path.rpartition(".")[0]
-        assert isinstance(gate, Gates)
+        assert isinstance(gate, Mixture)
         if gate.readers == network.tasks.names:
             zeros = torch.cat(silent.get(place, [seen[0][0].new_full((gate.experts,), torch.nan)]))
             found.append(_summary(place, gate, seen, zeros))
@@ -144,7 +144,7 @@ def _hooked(
 
     hooks = []
     for path, module in network.named_modules():
-        if isinstance(module, Gates):
+        if isinstance(module, Mixture):
             hooks.append(module.register_forward_hook(gate(path)))
         elif isinstance(module, Experts):
             hooks.append(module.register_forward_hook(experts(path)))
@@ -156,7 +156,7 @@ def _hooked(
 
 
 def _summary(
-    place: str, gate: Gates, seen: list[tuple[Tensor, Tensor | None]], silent: Tensor
+    place: str, gate: Mixture, seen: list[tuple[Tensor, Tensor | None]], silent: Tensor
 ) -> ExpertUse:
     tasks = len(gate.readers)
     load = seen[0][0].new_zeros(tasks, gate.experts)

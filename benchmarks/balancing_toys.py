@@ -10,6 +10,8 @@ first loss scaled by 0.1 is the setting of Nash-MTL's paper (Navon et al., 2022)
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -32,56 +34,66 @@ METHODS = {
 }
 
 
-def landscape(x: np.ndarray, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Two losses [2] at a point [2], and their gradients [2, 2]."""
-    a, b = x
-    t, half = np.tanh(-b), np.tanh(b * 0.5)
+def losses_and_slopes(a: float, b: float) -> tuple[list[float], list[tuple[float, float]]]:
+    """Two losses at a point, and their gradients."""
+    t, half = math.tanh(-b), math.tanh(b * 0.5)
     up, down = max(half, 0.0), max(-half, 0.0)
     slope = 0.5 * (1 - half**2)
-    losses, rows = np.zeros(2), np.zeros((2, 2))
-    for i, (inner, by_b) in enumerate(
-        ((0.5 * (-a - 7) - t, 1 - t**2), (0.5 * (-a + 3) + t + 2, -(1 - t**2)))
+    losses, rows = [], []
+    for inner, by_b, side in (
+        (0.5 * (-a - 7) - t, 1 - t**2, 7),
+        (0.5 * (-a + 3) + t + 2, t**2 - 1, -7),
     ):
-        side = 7 if i == 0 else -7
-        size = max(abs(inner), 5e-6)
-        valley = np.log(size) + 6
+        valley = math.log(max(abs(inner), 5e-6)) + 6
         flat = abs(inner) <= 5e-6
-        valley_a = 0.0 if flat else -0.5 / inner
-        valley_b = 0.0 if flat else by_b / inner
+        valley_a, valley_b = (0.0, 0.0) if flat else (-0.5 / inner, by_b / inner)
         bowl = ((-a + side) ** 2 + 0.1 * (-b - 8) ** 2) / 10 - 20
         bowl_a, bowl_b = -2 * (-a + side) / 10, -0.2 * (-b - 8) / 10
-        losses[i] = valley * up + bowl * down
-        rows[i, 0] = valley_a * up + bowl_a * down
-        rows[i, 1] = valley_b * up + bowl_b * down + (valley * slope if b > 0 else -bowl * slope)
-    weight = np.array([scale, 1.0])
-    return losses * weight, rows * weight[:, None]
+        edge = valley * slope if b > 0 else -bowl * slope
+        losses.append(valley * up + bowl * down)
+        rows.append((valley_a * up + bowl_a * down, valley_b * up + bowl_b * down + edge))
+    return losses, rows
+
+
+def mean_loss(point: Sequence[float]) -> float:
+    """The mean of the two losses at a point."""
+    return sum(losses_and_slopes(*point)[0]) / 2
 
 
 def walk(
     spelling: object, start: tuple[float, float], steps: int, scale: float = 1.0
 ) -> np.ndarray:
-    """Adam at 0.001 from a start: every hundredth point [n, 2], the last one too."""
+    """Adam at 0.001 from a start: every hundredth point [n, 2], the last one too.
+
+    ``scale`` multiplies the first loss.
+    """
     balancer: Balancer = resolve("balancing", spelling)
     names = ("one", "two")
     balancer.bind(names)
     ones = torch.ones(2, dtype=torch.float64)
-    x, mean, square, path = np.array(start), np.zeros(2), np.zeros(2), []
-    for step in range(steps):
-        losses, rows = landscape(x, scale)
-        gram = torch.from_numpy(rows @ rows.T)
-        s = Signals(
-            tasks=names, losses=torch.from_numpy(losses), counts=ones, preferences=ones,
+    (x, y), path = start, [start]
+    mean, square = [0.0, 0.0], [0.0, 0.0]
+    for step in range(1, steps + 1):
+        (first, second), ((p, q), (r, s)) = losses_and_slopes(x, y)
+        first, p, q = first * scale, p * scale, q * scale
+        gram = torch.tensor(
+            [[p * p + q * q, p * r + q * s], [p * r + q * s, r * r + s * s]], dtype=torch.float64
+        )
+        seen = Signals(
+            tasks=names, losses=torch.tensor([first, second]), counts=ones, preferences=ones,
             gaussian=ones > 2, step=step, gram=gram,
         )  # fmt: skip
-        update = balancer(s).numpy() @ rows
-        balancer.advance(s)
-        mean = 0.9 * mean + 0.1 * update
-        square = 0.999 * square + 0.001 * update**2
-        scaled = mean / (1 - 0.9 ** (step + 1))
-        x = x - 1e-3 * scaled / (np.sqrt(square / (1 - 0.999 ** (step + 1))) + 1e-8)
+        one, two = balancer(seen).tolist()
+        moves = []
+        for i, slope in enumerate((one * p + two * r, one * q + two * s)):
+            mean[i] = 0.9 * mean[i] + 0.1 * slope
+            square[i] = 0.999 * square[i] + 0.001 * slope**2
+            size = math.sqrt(square[i] / (1 - 0.999**step)) + 1e-8
+            moves.append(1e-3 * mean[i] / (1 - 0.9**step) / size)
+        x, y = x - moves[0], y - moves[1]
         if step % 100 == 0:
-            path.append(x)
-    return np.array([*path, x])
+            path.append((x, y))
+    return np.array(path)
 
 
 def _job(job: tuple[str, tuple[float, float], int, float]) -> np.ndarray:
@@ -98,7 +110,7 @@ def picture(paths: dict[tuple[str, tuple[float, float]], np.ndarray], out: Path)
     from matplotlib import pyplot as plt
 
     grid = np.linspace(-10, 10, 160)
-    mean = np.array([[landscape(np.array([a, b]))[0].mean() for a in grid] for b in grid])
+    mean = np.array([[mean_loss((a, b)) for a in grid] for b in grid])
     figure, panels = plt.subplots(
         1, len(METHODS), figsize=(2.6 * len(METHODS), 3.0), sharey=True, layout="constrained"
     )
@@ -128,12 +140,12 @@ def main() -> None:
     paths = {(n, start): path for (n, start, _, _), path in zip(first, ends, strict=False)}
     print(f"mean loss after {long:,} steps, from each of three starts")
     for name in METHODS:
-        reached = [landscape(paths[name, start][-1])[0].mean() for start in STARTS]
+        reached = [mean_loss(paths[name, start][-1]) for start in STARTS]
         print(f"  {name:12s}" + "".join(f"{value:9.2f}" for value in reached))
     print(f"first loss times 0.1, from {STARTS[2]}, after {short:,} steps: the two losses")
     for (name, *_), path in zip(second, ends[len(first) :], strict=True):
-        one, two = landscape(path[-1], 0.1)[0]
-        print(f"  {name:12s}{one:9.2f}{two:9.2f}")
+        one, two = losses_and_slopes(*path[-1])[0]
+        print(f"  {name:12s}{0.1 * one:9.2f}{two:9.2f}")
     picture(paths, given.out)
     print(f"picture: {given.out}")
 

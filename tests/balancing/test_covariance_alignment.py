@@ -5,6 +5,8 @@ import torch
 
 from plait.balancing.base import Signals
 from plait.balancing.covariance_alignment import CovarianceAlignment, reweighting, similarity
+from plait.balancing.ema import Ema
+from plait.training import fit
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -86,3 +88,28 @@ def test_settings_are_checked():
         CovarianceAlignment.of(x, {"a": x[:, 0], "b": torch.ones(20)}, rank=1)
     with pytest.raises(ValueError, match="must not be negative"):
         CovarianceAlignment(weights={"a": -1.0})
+    with pytest.raises(ValueError, match="rank must be at least 1"):
+        CovarianceAlignment(rank=0)
+
+
+def test_a_wrapper_informs_what_it_wraps_and_weights_given_stay():
+    theta = {"a": drawn(1, 4), "b": drawn(2, 4, seed=1)}
+    inner = CovarianceAlignment(rank=2).informed(theta)
+    around = Ema(balancer=CovarianceAlignment(rank=2))
+    assert around.needs_table
+    assert around.informed(theta).balancer.weights == inner.weights
+    assert not around.informed(theta).needs_table
+    assert inner.informed({}) is inner
+
+
+def test_the_rows_of_a_task_with_classes_count_by_their_common_length():
+    one, two = drawn(1, 6), drawn(3, 6, seed=1)
+    found = CovarianceAlignment(rank=2).informed({"a": one, "b": two}).weights
+    left, _, _ = torch.linalg.svd(torch.cat([one, two]).T, full_matrices=False)
+    sizes = torch.stack([(rows @ left[:, :2]).norm() for rows in (one, two)])
+    assert list(found.values()) == pytest.approx((sizes / sizes.mean()).tolist())
+
+
+def test_fit_refuses_it_before_it_has_weights():
+    with pytest.raises(ValueError, match="covariance_alignment is made from the training data"):
+        fit(None, None, CovarianceAlignment(), steps=1)

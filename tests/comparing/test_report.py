@@ -237,6 +237,20 @@ def test_a_curve_ends_where_the_first_seed_stops_and_skips_what_is_not_a_number(
     assert "joint ends at 5" in words  # 3 and 7 at step 20, the last that both reached
 
 
+def test_a_front_is_drawn_with_the_share_that_it_beats(studies):
+    losses = {"a": [0.2, 0.5, 1.0, 1.0], "b": [1.0, 0.5, 0.2, None]}
+    one = Curve(strategy="joint", seed="0", kind="front", steps=[0, 1, 2, 3], series=losses)
+    page = Page(report.html(replace(studies["assays"], curves=[one])))
+    assert "Fronts" in page.sections["fronts"]
+    assert "Hypervolume 0.25" in page.sections["fronts"]  # the others are on the box's edges
+    words = next(a["aria-label"] for a in page.all("svg") if "Front" in a.get("aria-label", ""))
+    assert "the loss of b against that of a at 3 points, 3 of which no other beats" in words
+    three = replace(one, series={**losses, "c": [3.0, 2.0, 1.0, 1.0]})
+    page = Page(report.html(replace(studies["assays"], curves=[three])))
+    assert page.sections["fronts"].count("joint:") == 3
+    assert "fronts" not in Page(report.html(replace(studies["assays"], curves=[]))).sections
+
+
 def test_an_interval_far_outside_the_scale_is_an_arrow_at_its_edge():
     scale = Scale.of([Interval(1.0, -2.0, 3.0)], [Interval(-500.0, -510.0, -490.0)])
     assert scale.place(-500.0) < 0

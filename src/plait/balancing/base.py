@@ -7,7 +7,7 @@ state once the step has been taken. State lies in buffers and is saved by task n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -27,7 +27,8 @@ class Balancer(TaskState, Method):
     ``weights_heads`` says whether what is not shared (heads, private modules) receives weighted or
     raw gradients. ``blind`` balancers need no losses of the step to weigh it. ``second_look`` asks
     for the losses of the same batch again after the step, ``needs_validation`` for
-    ``signals.validation``, the losses on held-out rows before it.
+    ``signals.validation``, the losses on held-out rows before it, ``needs_table`` for
+    ``informed``, once, before the training.
 
     Asked of the Gram rung: ``at`` ``"last"`` takes the gradients on the last shared layer only.
     ``by_layer`` asks for ``signals.layers`` and allows weights for each layer, [g, t]. ``samples``
@@ -43,6 +44,7 @@ class Balancer(TaskState, Method):
     blind: bool = False
     second_look: bool = False
     needs_validation: bool = False
+    needs_table: bool = False
     at: Literal["shared", "last"] = "shared"
     by_layer: bool = False
     samples: int = 1
@@ -66,6 +68,13 @@ class Balancer(TaskState, Method):
     def objective(self, learnt: Tensor, s: Signals, after: Tensor | None) -> Tensor | None:
         """What the learnt state [t] of the present tasks is trained to minimise; None: not now."""
         raise NotImplementedError
+
+    def informed(self, theta: Mapping[str, Tensor]) -> Self:  # noqa: ARG002
+        """A balancer for these tasks: θ [k, d] of each are its labels' products with the inputs.
+
+        Means over the training rows, columns and labels standardised; k is 1, or the classes.
+        """
+        return self
 
     def asks(self, tasks: tuple[str, ...], step: int) -> Rung:
         """The rung that this step needs: ``rung``, or one below it where old answers will do."""
@@ -134,6 +143,7 @@ class Wrapper(Balancer):
         self.blind = cls.blind and inner.blind
         self.second_look = cls.second_look or inner.second_look
         self.needs_validation = cls.needs_validation or inner.needs_validation
+        self.needs_table = cls.needs_table or inner.needs_table
         self.by_layer = cls.by_layer or inner.by_layer
 
     def bind(self, tasks: Iterable[str]) -> None:
@@ -141,6 +151,10 @@ class Wrapper(Balancer):
         tasks = tuple(tasks)
         super().bind(tasks)
         self.balancer.bind(tasks)
+
+    def informed(self, theta: Mapping[str, Tensor]) -> Self:
+        """The same around the inner balancer, informed."""
+        return type(self)(**{**self.settings(), "balancer": self.balancer.informed(theta)})
 
     def asks(self, tasks: tuple[str, ...], step: int) -> Rung:
         """What the inner one asks for, and the wrapper's own rung at least."""

@@ -2,7 +2,8 @@
 
 With the inputs X [m, d] and the labels y_i [m] of task i: θ_i = Xᵀy_i [d], U_r [d, r] the first r
 left singular vectors of [θ_1 … θ_T], and α_i = ‖U_rᵀθ_i‖. A task whose labels are noise has little
-in common with the others, and weighs less. The weights are computed once, before training:
+in common with the others, and weighs less. The weights are computed once, before training: in a
+study from the encoded inputs of the training rows, elsewhere by :meth:`CovarianceAlignment.of`.
 
     >>> draw = torch.Generator().manual_seed(0)
     >>> x = torch.randn(200, 5, generator=draw)
@@ -27,9 +28,10 @@ from plait.method import Card, Law, Need, Paper
 
 @final
 class CovarianceAlignment(Balancer):
-    """Reweighting by singular vectors; ``weights`` by task name, as :meth:`of` computes them.
+    """Reweighting by singular vectors; ``rank`` r is how many directions count as common.
 
-    Without weights every task counts one.
+    ``weights`` by task name, as :meth:`of` computes them, are taken as they are. ``fit`` refuses it
+    without weights, which a study computes.
     """
 
     card = Card(
@@ -48,17 +50,23 @@ class CovarianceAlignment(Balancer):
         deviations=(
             "Labels are standardised: a task's unit is not its weight.",
             "θ_i is a mean over the rows where task i has a label, and the weights' mean is one.",
+            "Of a task with classes θ_i has a row a class, and its weight is their common length.",
             "The paper's alignment (a matrix for each task) changes the network; it is not here.",
         ),
+        exceptions={"training_resumes_exactly": "fit refuses it without weights made from data"},
     )
     rung = Rung.LOSSES
     blind = True
 
-    def __init__(self, *, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(self, *, weights: Mapping[str, float] | None = None, rank: int = 1) -> None:
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
         if weights is not None and not all(value >= 0 for value in every(weights)):
             raise ValueError(f"weights must not be negative, got {dict(weights)}")
         super().__init__()
         self.weights = weights
+        self.rank = rank
+        self.needs_table = weights is None
 
     @classmethod
     def of(cls, inputs: Tensor, labels: Mapping[str, Tensor], *, rank: int) -> Self:
@@ -70,9 +78,23 @@ class CovarianceAlignment(Balancer):
         """
         if not 1 <= rank <= len(labels):
             raise ValueError(f"rank must lie between 1 and {len(labels)} tasks, got {rank}")
-        theta = torch.stack([_theta(inputs, y, name) for name, y in labels.items()])
-        found = reweighting(theta, rank)
-        return cls(weights=dict(zip(labels, (found / found.mean()).tolist(), strict=True)))
+        theta = {name: _theta(inputs, y, name)[None] for name, y in labels.items()}
+        return cls(rank=rank).informed(theta)
+
+    def informed(self, theta: Mapping[str, Tensor]) -> Self:
+        """With the weights of these θ [k, d] by task, unless it has some."""
+        if self.weights is not None:
+            return self
+        if self.rank > len(theta):
+            raise ValueError(
+                f"covariance_alignment: rank must lie between 1 and {len(theta)} tasks, got "
+                f"{self.rank}"
+            )
+        squares = reweighting(torch.cat(list(theta.values())), self.rank).square()
+        owner = torch.repeat_interleave(torch.tensor([len(rows) for rows in theta.values()]))
+        found = squares.new_zeros(len(theta)).index_add(0, owner, squares).sqrt()
+        weights = dict(zip(theta, (found / found.mean()).tolist(), strict=True))
+        return type(self)(weights=weights, rank=self.rank)
 
     def forward(self, s: Signals) -> Tensor:
         """α, [t]."""

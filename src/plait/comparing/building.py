@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from plait.balancing.base import Balancer
 from plait.comparing.evaluate import mean_loss, predict_split
 from plait.comparing.model import NetworkModel, featured
+from plait.comparing.plain.fitting import Sample, Samples
 from plait.comparing.plan import Plan
 from plait.data.mixing import Feed, SideBySide, auto_batch, feed_for
 from plait.method import Method, resolve, spell
@@ -23,6 +26,33 @@ from plait.training import train
 def fresh(family: str, spelled: Method | str) -> Any:
     """A method of its own for one training: balancers carry state."""
     return resolve(family, spell(spelled) if isinstance(spelled, Method) else spelled)
+
+
+def balancer_for(plan: Plan, spelled: Method | str) -> Balancer:
+    """A balancer of its own, made for the plan's training rows where it asks for them.
+
+    Raises ``ValueError`` naming a task whose labels do not vary.
+    """
+    balancer: Balancer = fresh("balancing", spelled)
+    if not balancer.needs_table:
+        return balancer
+    return balancer.informed(
+        {s.pool.name: _theta(s) for s in Samples(plan, codes=False, pooled=False)}
+    )
+
+
+def _theta(sample: Sample) -> torch.Tensor:
+    """Products [k, F] of a task's standardised labels, a row a class, with its encoded inputs."""
+    target = sample.target
+    if sample.kind.kind == "classes":
+        target = (target[:, None] == np.arange(len(sample.kind.classes))).astype(float)
+    labels = target.reshape(len(target), -1) - target.reshape(len(target), -1).mean(0)
+    spread = labels.std(0)
+    if not (spread > 0).any():
+        raise ValueError(f"the labels of task {sample.pool.name!r} do not vary; leave the task out")
+    labels = labels[:, spread > 0] / spread[spread > 0] / len(labels)
+    found = np.asarray(sample.table.T @ labels).T
+    return torch.from_numpy(found)
 
 
 def make_network(
@@ -71,7 +101,7 @@ def train_network(
         network,
         dataset,
         training,
-        balancer=fresh("balancing", balancer),
+        balancer=balancer_for(plan, balancer),
         procedure=fresh("procedure", procedure or "plain"),
         seed=seed,
         folder=folder,

@@ -130,7 +130,7 @@ class Curve:
 
     strategy: str
     seed: str
-    kind: str  # loss | valid | weight | norm | conflict
+    kind: str  # loss | valid | weight | norm | conflict | front, whose steps are its points
     steps: Sequence[int]
     series: Mapping[str, Sequence[float | None]]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from plait.balancing.base import Signals
-from plait.comparing.building import fresh
+from plait.comparing.building import balancer_for, fresh
 from plait.comparing.model import featured
 from plait.comparing.plan import Plan
 from plait.data.mixing import Feed, feed_for
@@ -101,7 +101,7 @@ def seconds_of(
                 network,
                 data,
                 plan.training,
-                balancer=fresh("balancing", balancer),
+                balancer=balancer_for(plan, balancer),
                 procedure=fresh("procedure", procedure or "plain"),
                 feed=feed,
                 observers=(laps,),

@@ -38,7 +38,10 @@ def curves(log: Log) -> Iterator[Curve]:
 
 
 def series_of(events: Iterable[Event]) -> dict[str, Points]:
-    """Events by kind (loss, valid, weight, norm, conflict), then task or measure, then step."""
+    """Events by kind (loss, valid, weight, norm, conflict, front), then task or measure, then step.
+
+    The points of a front stand in place of steps.
+    """
     found: dict[str, Points] = {}
     for event in events:
         values: dict[str, Mapping[str, Any]] = {}
@@ -52,6 +55,10 @@ def series_of(events: Iterable[Event]) -> dict[str, Points]:
             case "conflict":
                 told = {name: event[name] for name in event if name not in ("event", "step")}
                 values = {"conflict": told}
+            case "front":
+                for place, losses in enumerate(event["losses"]):
+                    for name, value in losses.items():
+                        found.setdefault("front", {}).setdefault(name, {})[place] = value
         for kind, by_name in values.items():
             for name, value in by_name.items():
                 found.setdefault(kind, {}).setdefault(name, {})[event["step"]] = value

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+AXES = 6  # up to which the volume under a front is worked out
 
 
 def efficient(points: Floats) -> NDArray[np.bool_]:
@@ -46,3 +47,13 @@ def hypervolume(points: Floats, reference: Floats) -> float:
         if height > 0
     )
     return float(sum(slices))
+
+
+def dominated(losses: Floats) -> float | None:
+    """The share of the box between zero and the worst losses [m] that points [n, m] dominate.
+
+    None for more than six axes, and for losses that are not positive numbers.
+    """
+    if losses.shape[1] > AXES or not (np.isfinite(losses).all() and (losses > 0).all()):
+        return None
+    return hypervolume(losses / losses.max(0), np.ones(losses.shape[1]))

@@ -65,6 +65,7 @@ def fit(
     ``bad_steps`` times in a row. ``ValueError``: the optimizer would move absent tasks' slices.
     """
     procedure, engine, balancer = procedure or Plain(), engine or Engine(), balancer or Equal()
+    _check_informed(balancer)
     network = _prepared(procedure, network).train()
     held = _held_out(balancer, procedure, validation)
     ground = Ground(network, seed, micro_batches, autocast, engine, held, world())
@@ -84,6 +85,15 @@ def fit(
             interrupts.leave_if_asked()
         state.save(now=True)
         return loop.finish(stopped, validate, keep_best=keep_best)
+
+
+def _check_informed(balancer: Balancer) -> None:
+    if balancer.needs_table:
+        name = balancer.card.name
+        raise ValueError(
+            f"{name} is made from the training data, which `fit` does not see as a table: make it "
+            "with its class's `of`, or give it `weights`; a study does so by itself"
+        )
 
 
 def _optimizer(procedure: Procedure, ground: Ground) -> torch.optim.Optimizer:

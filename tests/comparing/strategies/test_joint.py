@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
+from plait.comparing.building import balancer_for
 from plait.comparing.model import asked_of, load_model
+from plait.comparing.plain.fitting import Samples
 from plait.comparing.strategies.joint import Joint
 from plait.method import methods
 from plait.testing.strategies import toy_plan
@@ -39,6 +43,28 @@ def test_every_procedure_trains_a_model_that_is_stored(name, tmp_path):
 def test_every_balancer_trains_a_model(name, tmp_path):
     _, _, found = trained(tmp_path, balancing=name)
     assert all(value.isfinite().all() for value in found.values())
+
+
+def test_weights_from_the_table_are_those_of_its_columns_and_labels():
+    """Whatever wraps the balancer, and before any training."""
+    plan = toy_plan()
+    found = balancer_for(plan, {"ema": {"balancer": "covariance_alignment"}}).balancer.weights
+    assert set(found) == set(plan.dataset.tasks.names)
+    assert sum(found.values()) == pytest.approx(len(found))
+    rows = {}
+    for sample in Samples(plan, codes=False, pooled=False):
+        table = sample.table.toarray() if scipy.sparse.issparse(sample.table) else sample.table
+        y = sample.target
+        if sample.kind.kind == "classes":
+            y = np.stack([y == c for c in range(len(sample.kind.classes))]).astype(float)
+        y = np.atleast_2d(y)
+        y = (y - y.mean(1, keepdims=True)) / y.std(1, keepdims=True)
+        rows[sample.pool.name] = y @ table / y.shape[1]
+    left, _, _ = np.linalg.svd(np.concatenate(list(rows.values())).T, full_matrices=False)
+    sizes = {name: np.linalg.norm(theta @ left[:, :1]) for name, theta in rows.items()}
+    mean = np.mean(list(sizes.values()))
+    assert found == {name: pytest.approx(size / mean, rel=1e-5) for name, size in sizes.items()}
+    assert max(found.values()) > 1.2
 
 
 def test_the_front_of_an_ensemble_is_in_the_events(tmp_path):

@@ -10,11 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from plait.data.seeding import generator
-from plait.metrics.fronts import efficient, hypervolume
+from plait.metrics.fronts import dominated, efficient
 from plait.networks.members import Members
 from plait.training.procedures.base import Validate
-
-AXES = 6  # tasks up to which the volume under a front is worked out
 
 
 def front_of(members: Members, validate: Validate, count: int) -> dict[str, Any]:
@@ -30,15 +28,13 @@ def front_of(members: Members, validate: Validate, count: int) -> dict[str, Any]
         found.append(dict(validate(members)))
     members.point.copy_(before)
     losses = np.array([[each[name] for name in found[0]] for each in found])
-    worst = losses.max(0)
-    known = bool((losses > 0).all() and np.isfinite(losses).all()) and len(worst) <= AXES
     names = members.tasks.names
     return {
         "event": "front",
         "points": [dict(zip(names, point, strict=True)) for point in points.tolist()],
         "losses": [_finite(each) for each in found],
         "efficient": efficient(losses).tolist(),
-        "hypervolume": hypervolume(losses / worst, np.ones(len(worst))) if known else None,
+        "hypervolume": dominated(losses),
     }
 
 

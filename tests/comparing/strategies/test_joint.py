@@ -9,12 +9,13 @@ import pytest
 import scipy.sparse
 import torch
 
+from plait import compare
 from plait.comparing.building import balancer_for
 from plait.comparing.model import asked_of, load_model
 from plait.comparing.plain.fitting import Samples
 from plait.comparing.strategies.joint import Joint
 from plait.method import methods
-from plait.testing.strategies import toy_plan
+from plait.testing.strategies import toy_plan, toy_table
 from plait.training.observers import read_events
 
 PROCEDURES = [entry.name for entry in methods("procedure")]
@@ -71,3 +72,40 @@ def test_the_front_of_an_ensemble_is_in_the_events(tmp_path):
     trained(tmp_path, procedure={"pamal": {"points": 7}})
     (front,) = [e for e in read_events(tmp_path / "events.jsonl") if e["event"] == "front"]
     assert len(front["points"]) == len(front["losses"]) == len(front["efficient"]) == 7
+
+
+MINE = """
+from plait.balancing.base import Wrapper
+from plait.method import Card, Need
+
+
+class Halved(Wrapper):
+    card = Card(
+        family="balancing", name="halved", summary="Half the weights of another balancer.",
+        needs=frozenset({Need.BACKWARD}),
+    )
+
+    def __init__(self, *, balancer="equal"):
+        super().__init__(balancer)
+
+    def forward(self, s):
+        return self.balancer(s) / 2
+"""
+
+
+def test_a_balancer_of_somebody_else_runs_in_a_study(tmp_path, monkeypatch):
+    (tmp_path / "mine_somewhere.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = {"mine_somewhere:Halved": {"balancer": "imtl_g"}}
+    study = compare(
+        toy_table(),
+        tasks={"ripe": {"kind": "binary"}, "price": {"kind": "real"}},
+        strategies={"halved": {"joint": {"balancing": mine}}},
+        training={"passes": 2, "batch": 32},
+        seeds=1,
+        id="id",
+        out=tmp_path / "run",
+    )
+    assert not study.failures()
+    assert "halved" in [row.strategy for row in study.results.standings]
+    assert "mine_somewhere:Halved" in study.results.recipe

@@ -82,6 +82,11 @@ def min_norm_point(gram: Floats, *, tolerance: float = 1e-12) -> Floats:
     >>> min_norm_point(np.array([[1.0, 0.0], [0.0, 4.0]])).tolist()
     [0.8, 0.2]
     """
+    if len(gram) == 2:
+        (one, both), (_, two) = gram.tolist()
+        apart = one + two - 2 * both
+        first = min(max((two - both) / apart, 0.0), 1.0) if apart > 0 else 0.5
+        return np.array([first, 1 - first])
     return simplex_minimum(
         lambda w: gram @ w,
         lambda chosen, _: _affine_minimum(gram[np.ix_(chosen, chosen)]),

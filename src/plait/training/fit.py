@@ -64,8 +64,7 @@ def fit(
     :class:`TrainingError` names a task whose loss or gradient was not finite, so that it sat out,
     ``bad_steps`` times in a row. ``ValueError``: the optimizer would move absent tasks' slices.
     """
-    procedure, engine, balancer = procedure or Plain(), engine or Engine(), balancer or Equal()
-    _check_informed(balancer)
+    procedure, engine, balancer = procedure or Plain(), engine or Engine(), _informed(balancer)
     network = _prepared(procedure, network).train()
     held = _held_out(balancer, procedure, validation)
     ground = Ground(network, seed, micro_batches, autocast, engine, held, world())
@@ -87,13 +86,16 @@ def fit(
         return loop.finish(stopped, validate, keep_best=keep_best)
 
 
-def _check_informed(balancer: Balancer) -> None:
+def _informed(balancer: Balancer | None) -> Balancer:
+    """The balancer, where it has all that it must be given."""
+    balancer = balancer or Equal()
     if balancer.needs_table:
         name = balancer.card.name
         raise ValueError(
             f"{name} is made from the training data, which `fit` does not see as a table: make it "
             "with its class's `of`, or give it `weights`; a study does so by itself"
         )
+    return balancer
 
 
 def _optimizer(procedure: Procedure, ground: Ground) -> torch.optim.Optimizer:

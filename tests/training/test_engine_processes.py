@@ -81,6 +81,9 @@ class Mine(nn.Module):
         self.trunk = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4), nn.Tanh())
         self.heads = nn.ModuleDict({name: nn.Linear(4, 1) for name in "abc"})
 
+    def forward(self, rows: torch.Tensor, names: str) -> dict[str, torch.Tensor]:
+        return self.losses(rows, names)
+
     def losses(self, rows: torch.Tensor, names: str) -> dict[str, torch.Tensor]:
         h = self.trunk(rows)
         return {name: (self.heads[name](h) - ord(name) % 7).square().mean() for name in names}
@@ -118,12 +121,48 @@ def stepped(rank: int | None, sharded: bool = False) -> dict[str, torch.Tensor]:
     return {n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in found.items()}
 
 
+def wrapped(rank: int | None) -> dict[str, torch.Tensor]:
+    """The third step of a loop whose model is in ``DistributedDataParallel``."""
+    model = Mine().double()
+    replica = model if rank is None else nn.parallel.DistributedDataParallel(model)
+    optimizer, balancer = torch.optim.SGD(model.parameters(), lr=0.1), PCGrad()
+    for step in range(3):
+        draw = torch.Generator().manual_seed(step)
+        rows = torch.randn(8, 6, generator=draw, dtype=torch.float64)
+        if rank is None:
+            one, two = replica(rows[:4], "ab"), replica(rows[4:], "ac")
+            losses = {"a": (one["a"] + two["a"]) / 2, "b": one["b"], "c": two["c"]}
+            engine = Engine()
+        else:
+            engine = Engine(group=dist.group.WORLD)
+            with replica.no_sync():
+                losses = replica(rows[4 * rank : 4 * rank + 4], ("ab", "ac")[rank])
+        optimizer.zero_grad()
+        trunk, heads = model.trunk.parameters(), list(model.heads.parameters())
+        plait.backward(losses, trunk, balancer, specific=heads, engine=engine, step=step)
+        optimizer.step()
+    return slices(model)
+
+
+def ungrouped(rank: int | None) -> dict[str, torch.Tensor]:
+    """Whether a loop that does not say that there are several processes is refused."""
+    model, refused = Mine(), torch.zeros(())
+    losses = model.losses(torch.ones(3, 6), "ab")
+    try:
+        plait.backward(losses, model.trunk.parameters(), PCGrad())
+    except ValueError as error:
+        refused += "Engine(group=" in str(error)
+    return {"refused": refused if rank is not None else torch.ones(())}
+
+
 JOBS: dict[str, Callable[[int | None], dict[str, torch.Tensor]]] = {
     **{f"fit {name}": partial(trained, name=name) for name in MAKERS},
     "fit pieces": partial(trained, name="pcgrad", micro_batches=2),
     "fit task_sam": partial(trained, name="pcgrad", procedure=TaskSam()),
     "own loop": stepped,
     "own loop, sharded": partial(stepped, sharded=True),
+    "own loop, DDP": wrapped,
+    "own loop, no group": ungrouped,
 }
 
 

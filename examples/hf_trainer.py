@@ -47,9 +47,17 @@ class BalancedTrainer(Trainer):
         """Fill ``.grad``; the optimizer's step is the Trainer's."""
         del num_items_in_batch
         model.train()
-        losses = model(**self._prepare_inputs(inputs))["losses"]
-        plait.backward(losses, self.model.shared.parameters(), self.balancer)
-        return torch.stack(list(losses.values())).sum().detach()
+        with self.compute_loss_context_manager():
+            losses = model(**self._prepare_inputs(inputs))["losses"]
+        share = 1 / self.current_gradient_accumulation_steps  # of the optimizer's step
+        plait.backward(
+            losses,
+            self.model.shared.parameters(),
+            self.balancer,
+            share=share,
+            scaler=self.accelerator.scaler,  # None but in float16
+        )
+        return share * torch.stack(list(losses.values())).sum().detach()
 
 
 torch.manual_seed(0)

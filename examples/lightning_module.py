@@ -43,7 +43,14 @@ class TwoTasks(lightning.LightningModule):
         optimizer = self.optimizers()
         losses = self.losses(batch)
         optimizer.zero_grad()
-        plait.backward(losses, self.shared.parameters(), self.balancer)  # was: self.manual_backward
+        plait.backward(  # was: self.manual_backward
+            losses,
+            self.shared.parameters(),
+            self.balancer,
+            scaler=getattr(
+                self.trainer.precision_plugin, "scaler", None
+            ),  # of precision="16-mixed"
+        )
         optimizer.step()
         self.log_dict(losses)
 

@@ -1,12 +1,14 @@
 """What balancing costs: one step against one step on the plain sum of the losses.
 
-Every row is one process, in which the ways take turns on the same network and batch: the plain sum,
-plait's exact Gramian, and torchjd's Jacobian (all tasks in one batched pass, and one by one) and
-Gramian. All weigh the tasks alike, so that what differs is how gradients are obtained. Printed are
-medians over rounds of the ratio to the plain sums around each turn, and the growth of the process's
-memory in a process of its own. ``--solvers`` times methods on Gramians that are at hand.
+Every case is one process, in which the ways take turns on the same network and batch: the plain
+sum, plait's exact Gramian and Jacobian, its gradients at the features, and torchjd's Jacobian (all
+tasks in one batched pass, and one by one) and Gramian. All weigh the tasks alike, so that what
+differs is how gradients are obtained. Printed are medians over rounds of the ratio to the plain
+sums around each turn, each the best of three steps; at 40 tasks also the growth of the process's
+memory beyond the plain step, in a process of its own; and methods alone on a Gramian that is at
+hand. Where there is a GPU, a column has the ratios there.
 
-    python benchmarks/balancing.py [--threads 1] [--rounds 8] [--only mlp,cnn] [--solvers]
+    python benchmarks/balancing.py [--threads 1] [--rounds 8] [--only mlp,cnn,solvers]
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ TARGETS = {  # what PEERS.md says plait must reach, by case, way and tasks
     ("disjoint", "plait", 40): 3.5,
     ("mlp", "famo", 40): 1.4,
 }
+BOUNDS = {"mlp": 110, "cnn": 130, "disjoint": 90}  # MB; for the MLP 1.3 times T·P floats
 WAYS = {
     "mlp": ("plait", "jacobian", "features", "torchjd", "torchjd chunk=1", "torchjd autogram"),
     "cnn": ("plait", "jacobian", "features", "torchjd", "torchjd chunk=1", "torchjd autogram"),
@@ -235,24 +238,27 @@ def compare(case: str, tasks: int, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         for name, step in ways.items():
             before = _best(base, 3)
-            took = _best(step, 1 if tasks > 8 else 3)
+            took = _best(step, 3)
             plains.append(before)
             seconds[name].append(took / min(before, _best(base, 3)))
     found = {name: round(statistics.median(values), 2) for name, values in seconds.items()}
     return {"plain_ms": round(statistics.median(plains) * 1e3, 2), "ratio": found}
 
 
-CLOCK = {
-    1: time.process_time
-}  # other processes of the machine do not count, where they can be told
-
-
 def _best(step: Callable[[], None], times: int) -> float:
-    clock = CLOCK.get(torch.get_num_threads(), time.perf_counter)
+    """Seconds of the fastest of some calls.
+
+    On one thread they are the process's own, so that others on the machine count less.
+    """
+    cuda = torch.get_default_device().type == "cuda"
+    one = torch.get_num_threads() == 1 and not cuda
+    clock = time.process_time if one else time.perf_counter
     taken = []
     for _ in range(times):
         start = clock()
         step()
+        if cuda:
+            torch.cuda.synchronize()
         taken.append(clock() - start)
     return min(taken)
 
@@ -272,57 +278,79 @@ def memory(case: str, tasks: int, name: str) -> float:
     return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, 1)
 
 
-def solvers(rounds: int) -> None:
-    """Milliseconds of methods alone on a random Gramian of 40 tasks."""
+def solvers(rounds: int) -> list[tuple[str, float, float | None, float | None]]:
+    """Milliseconds of methods alone on a random Gramian of 40 tasks: plait's and torchjd's."""
     from torchjd import aggregation
 
     torch.manual_seed(0)
     rows = torch.randn(40, 60, dtype=torch.float64) * torch.logspace(-1, 1, 40)[:, None]
     gram = rows @ rows.T
     signals = Signals.of({f"task {i}": 1.0 for i in range(40)}, gram=gram)
-    pairs = {
-        "pcgrad": aggregation.PCGradWeighting,
-        "cagrad": partial(aggregation.CAGradWeighting, c=0.4),
-        "upgrad": aggregation.UPGradWeighting,
-        "nash_mtl": None,
-        "mgda": aggregation.MGDAWeighting,
+    pairs: dict[str, tuple[Callable[[], Any] | None, float | None]] = {
+        "pcgrad": (aggregation.PCGradWeighting, 1.0),
+        "cagrad": (partial(aggregation.CAGradWeighting, c=0.4), 2.0),
+        "upgrad": (aggregation.UPGradWeighting, 2.0),
+        "nash_mtl": (None, 3.0),
+        "mgda": (aggregation.MGDAWeighting, None),
     }
-    targets = {"pcgrad": 1.0, "cagrad": 2.0, "upgrad": 2.0, "nash_mtl": 3.0}
-    print(f"{'solver, T = 40':16}{'plait ms':>10}{'torchjd ms':>12}{'must reach':>12}")
-    for name, theirs in pairs.items():
-        try:
-            balancer = plait.resolve("balancing", name)
-        except plait.method.MethodError:
-            continue
+    found = []
+    for name, (theirs, target) in pairs.items():
+        balancer = plait.resolve("balancing", name)
         balancer.bind(signals.tasks)
         ours = _milliseconds(partial(balancer, signals), rounds)
-        other = "–" if theirs is None else f"{_milliseconds(partial(theirs(), gram), rounds):.2f}"
-        print(f"{name:16}{ours:>10.2f}{other:>12}{targets.get(name, '–'):>12}")
+        other = None if theirs is None else _milliseconds(partial(theirs(), gram), rounds)
+        found.append((name, ours, other, target))
+    return found
 
 
 def _milliseconds(call: Callable[[], Any], rounds: int) -> float:
     return 1e3 * statistics.median(_best(call, 3) for _ in range(rounds))
 
 
-def child(*words: str, threads: int) -> Any:
-    command = [sys.executable, __file__, "--threads", str(threads), *words]
+def child(*words: str, given: argparse.Namespace, device: str = "cpu") -> Any:
+    command = [sys.executable, __file__, "--threads", str(given.threads)]
+    command += ["--rounds", str(given.rounds), "--device", device, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def table(given: argparse.Namespace) -> None:
-    print(f"torch {torch.__version__}, {given.threads} threads, {given.rounds} rounds")
-    print(f"{'case':12}{'T':>4}  {'way':18}{'ratio':>8}{'MB':>8}{'must reach':>12}")
-    chosen = given.only.split(",") if given.only else list(WAYS)
-    for case in chosen:
+    """Print everything, as Markdown."""
+    gpu = torch.cuda.is_available()
+    name = f", {torch.cuda.get_device_name()}" if gpu else ""
+    print(f"torch {torch.__version__}, {given.threads} threads, {given.rounds} rounds{name}\n")
+    print("| work | T | way | ratio |" + (" GPU |" if gpu else "") + " MB | must reach |")
+    print("|---|---|---|---|" + ("---|" if gpu else "") + "---|---|")
+    chosen = given.only.split(",") if given.only else [*WAYS, "solvers"]
+    for case in [one for one in chosen if one in WAYS]:
         for tasks in TASKS:
-            words = ("--case", case, "--tasks", str(tasks), "--rounds", str(given.rounds))
-            found = child(*words, threads=given.threads)
-            print(f"{case:12}{tasks:>4}  {'plain sum':18}{found['plain_ms']:>6.1f} ms")
-            for name, ratio in found["ratio"].items():
-                grown = child(*words, "--memory", name, threads=given.threads)
-                target = TARGETS.get((case, name, tasks), "")
-                print(f"{'':16}  {name:18}{ratio:>8.2f}{grown:>8.0f}{target:>12}", flush=True)
+            _rows(case, tasks, given, gpu=gpu)
+    if "solvers" in chosen:
+        print(
+            "\n| method alone, T = 40 | plait, ms | torchjd, ms | must reach |\n|---|---|---|---|"
+        )
+        for row in child("--solvers", given=given):
+            print("| " + " | ".join("–" if v is None else _short(v) for v in row) + " |")
+
+
+def _rows(case: str, tasks: int, given: argparse.Namespace, *, gpu: bool) -> None:
+    words = ("--case", case, "--tasks", str(tasks))
+    found = child(*words, given=given)
+    there = child(*words, given=given, device="cuda") if gpu else {"ratio": {}, "plain_ms": 0.0}
+    middle = f" {there['plain_ms']} ms |" if gpu else ""
+    print(f"| {case} | {tasks} | plain sum | {found['plain_ms']} ms |{middle} | |")
+    for way_name, ratio in found["ratio"].items():
+        grown, wanted = "", _short(TARGETS.get((case, way_name, tasks), ""))
+        if tasks == max(TASKS):
+            grown = f"{child(*words, '--memory', way_name, given=given):.0f}"
+            if way_name == "plait" and case in BOUNDS:
+                wanted = f"{wanted}, {BOUNDS[case]} MB".removeprefix(", ")
+        middle = f" {there['ratio'].get(way_name, '')} |" if gpu else ""
+        print(f"| | | {way_name} | {ratio:.2f} |{middle} {grown} | {wanted} |", flush=True)
+
+
+def _short(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
@@ -330,19 +358,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--only", default="")
-    parser.add_argument("--solvers", action="store_true")
+    parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
+    parser.add_argument("--solvers", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--tasks", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    torch.set_default_device(given.device)
     warnings.filterwarnings("ignore")
     if given.memory:
         print(json.dumps(memory(given.case, given.tasks, given.memory)))
     elif given.case:
         print(json.dumps(compare(given.case, given.tasks, given.rounds)))
     elif given.solvers:
-        solvers(given.rounds)
+        print(json.dumps(solvers(given.rounds)))
     else:
         table(given)
 

@@ -61,18 +61,16 @@ def apart(roots: Sequence[Root], places: Places) -> list[Held] | None:
 
 def _owners(cotangents: Sequence[Tensor]) -> Tensor | None:
     """The task of each row [N], from the cotangents [N, ...] of every task; None if two meet."""
-    flat = [cotangent.flatten(1) if cotangent.ndim > 1 else cotangent for cotangent in cotangents]
-    if flat[0].ndim < 2:
+    if cotangents[0].ndim < 2:
         return None
-    owner = torch.zeros(len(flat[0]), dtype=torch.long, device=flat[0].device)
-    times = torch.zeros_like(owner)
-    for number, rows in enumerate(flat):
-        there = rows.any(1)
-        owner += there * number
-        times += there
-        if number == 1 and bool((times > 1).any()):  # as soon as can be
-            return None
-    return None if bool((times > 1).any()) else owner
+    there = [cotangent.flatten(1).any(1) for cotangent in cotangents[:2]]
+    if bool((there[0] & there[1]).any()):  # as soon as can be
+        return None
+    there += [cotangent.flatten(1).any(1) for cotangent in cotangents[2:]]
+    tasks = torch.stack(there).byte()
+    if len(there) > 2 and bool((tasks.sum(0) > 1).any()):
+        return None
+    return tasks.argmax(0)
 
 
 def _told_apart(run: Callable[[Tensor], list[Tensor]], count: int) -> Rows | None:

@@ -103,6 +103,13 @@ class Shape:
         return found
 
 
+def _kernel(inputs: Tensor, shape: Shape) -> Tensor:
+    """A aᵀ [N, N], plus one where there is a bias, whose input is a one in every row."""
+    if shape.bias is None:
+        return inputs @ inputs.T
+    return torch.addmm(inputs.new_ones(1), inputs, inputs.T)
+
+
 @dataclass(frozen=True)
 class Kernel(Held):
     """A linear map that every task runs: inputs [N, n] and the tasks' cotangents [t, N, m]."""
@@ -113,9 +120,7 @@ class Kernel(Held):
 
     def gram(self) -> Tensor:
         inputs, deltas = wide(self.inputs), wide(self.cotangents)
-        kernel = inputs @ inputs.T
-        if self.shape.bias is not None:
-            kernel += 1
+        kernel = _kernel(inputs, self.shape)
         flat = deltas.flatten(1)
         parts = [
             flat @ torch.matmul(kernel, some).flatten(1).T for some in torch.split(deltas, TOGETHER)
@@ -157,12 +162,11 @@ class Segments(Held):
         if rows * rows * (m + n) > m * n * (2 * rows + tasks * tasks):
             return torch.stack([products(part) for part in self.rows()]).sum(0)
         inputs, deltas = wide(self.inputs), wide(self.cotangents)
-        kernel = inputs @ inputs.T
-        if self.shape.bias is not None:
-            kernel += 1
+        kernel = _kernel(inputs, self.shape)
         kernel *= deltas @ deltas.T
-        sums = kernel.new_zeros(tasks, rows).index_add_(0, self.task, kernel)
-        return sums.new_zeros(tasks, tasks).index_add_(1, self.task, sums)
+        numbers = torch.arange(tasks, device=self.task.device)
+        mine = (self.task == numbers[:, None]).to(kernel)  # a row of ones for each task's rows
+        return mine @ kernel @ mine.T
 
     def update(self, weights: Tensor) -> Sequence[Tensor]:
         deltas = wide(self.cotangents)

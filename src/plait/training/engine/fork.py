@@ -41,17 +41,16 @@ class Fork:
 
     def moved(self, roots: Sequence[Root], own: Own | None) -> list[Root]:
         """The roots, moved down to the edge."""
-        return [Root(self.edge, self._sum(found)) for found in self._followed(roots, own)]
+        return [Root(self.edge, row) for row in self.cotangents(roots, own)]
 
     def cotangents(self, roots: Sequence[Root], own: Own | None) -> Tensor:
         """The cotangents of every task at the edge, [t, ...]."""
-        return torch.stack([self._sum(found) for found in self._followed(roots, own)])
-
-    def _followed(self, roots: Sequence[Root], own: Own | None) -> list[list[Tensor]]:
-        seen: list[list[Tensor]] = [[] for _ in roots]
+        like = self._like
+        rows = torch.empty(len(roots), *like.shape, dtype=like.dtype, device=like.device)
+        seen: set[int] = set()
         hooks = [
-            node.register_hook(partial(_keep, found, slot))
-            for found, readers in zip(seen, self.readers, strict=True)
+            node.register_hook(partial(_add, seen, number, rows[number], slot))
+            for number, readers in enumerate(self.readers)
             for node, slot in readers
         ]
         mine = [[] if own is None else own.take(number) for number in range(len(roots))]
@@ -62,18 +61,13 @@ class Fork:
         finally:
             for hook in hooks:
                 hook.remove()
-        if own is not None:
-            for number, parameters in enumerate(mine):
+        for number, parameters in enumerate(mine):
+            if own is not None:
                 own.give(number, parameters, gradients[: len(parameters)])
                 gradients = gradients[len(parameters) :]
-        return seen
-
-    def _sum(self, found: list[Tensor]) -> Tensor:
-        if len(found) == 1:
-            return found[0]
-        like = self._like
-        zero = torch.zeros(like.shape, dtype=like.dtype, device=like.device)
-        return torch.stack(found).sum(0) if found else zero
+            if number not in seen:
+                rows[number] = 0
+        return rows
 
 
 def fork_of(
@@ -111,7 +105,15 @@ def fork_of(
     return None if place is None else Fork(GradientEdge(*place), tuple(map(tuple, readers)))
 
 
-def _keep(found: list[Tensor], slot: int, inputs: tuple[Tensor | None, ...], _: Any) -> None:
+def _add(
+    seen: set[int], number: int, row: Tensor, slot: int, inputs: tuple[Tensor | None, ...], _: Any
+) -> None:
+    """Add what an operation hands down to its task's row."""
     gradient = inputs[slot]
-    if gradient is not None:
-        found.append(gradient)
+    if gradient is None:
+        return
+    if number in seen:
+        row += gradient
+    else:
+        row.copy_(gradient)
+        seen.add(number)

@@ -60,6 +60,7 @@ class Engine:
         self.against_base = against_base
         self.workers = workers
         self.grain = max(stage.grain for stage in self.stages)
+        self._layers = pool.layers
         self._looks_back = any(stage.looks_back for stage in self.stages)
         self._whole: dict[Stage, tuple[Any, ...]] = {}
         self._local: dict[tuple[Stage, str], tuple[Any, ...]] = {}
@@ -156,7 +157,7 @@ class Engine:
         return Context(
             site=site,
             models=self.pool.names,
-            layers=self.pool.layers,
+            layers=self._layers,
             start=block.start,
             base=None if block.base is None else grain.shaped(block.base, site, 0),
             original=None if block.original is None else grain.shaped(block.original, site, 1),

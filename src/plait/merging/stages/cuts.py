@@ -20,6 +20,7 @@ from plait.merging.stage import Context, Edit
 
 DIGIT = 16
 COUNTS = 1 << DIGIT
+UNSIGNED = np.uint16(0x7FFF)  # a first digit without the sign
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,35 +46,36 @@ class Cut(Edit):
         return 8 * working.itemsize // DIGIT
 
     def scan(self, values: Array, ctx: Context) -> Array:
-        """Counts [M, 65536] of the next digit."""
-        known = ctx.found[-1][0] if ctx.found else None
-        shift = 8 * values.itemsize - DIGIT * (1 + len(ctx.found))
+        """Counts [M, 65536] of the next digit, the first of the most significant."""
+        digits = values.reshape(len(values), -1).view(np.uint16)
+        digits = digits.reshape(len(values), -1, values.itemsize // 2)[..., ::-1]  # little-endian
+        level = len(ctx.found)
         counts = np.zeros((len(values), COUNTS), np.int64)
-        for number, row in enumerate(values.reshape(len(values), -1)):
-            bits = np.abs(row).view(f"u{row.itemsize}")
-            if known is not None:
-                bits = bits[bits >> (shift + DIGIT) == known[number]]
-            digits = (bits >> shift).astype(np.uint16)
-            found = np.bincount(digits)
+        for number, row in enumerate(digits):
+            one = row[:, level] if level else row[:, 0] & UNSIGNED
+            if level:
+                known, _ = ctx.found[-1]
+                agree = (row[:, 0] & UNSIGNED) == known[number, 0]
+                for before in range(1, level):
+                    agree &= row[:, before] == known[number, before]
+                one = one[agree]
+            found = np.bincount(one)
             counts[number, : len(found)] = found
         return counts
 
     def settle(self, total: Array, found: tuple[Any, ...]) -> tuple[Array, Array]:
-        """The bits [M] known so far, and the places [M] that are left below them."""
-        if found:
-            known, rank = found[-1]
-        else:
-            known = np.zeros(len(total), np.uint64)
-            rank = np.array([self.rank(int(row.sum())) for row in total])
+        """The digits [M, k] known so far, and the places [M] that are left below them."""
+        known = found[-1][0] if found else np.empty((len(total), 0), np.uint16)
+        rank = found[-1][1] if found else [self.rank(int(row.sum())) for row in total]
         below = np.cumsum(total, axis=1)
         digit = np.array([np.searchsorted(b, r, "right") for b, r in zip(below, rank, strict=True)])
         passed = np.where(digit > 0, below[np.arange(len(total)), digit - 1], 0)
-        return (known << np.uint64(DIGIT)) | digit.astype(np.uint64), rank - passed
+        return np.column_stack([known, digit.astype(np.uint16)]), rank - passed
 
     def thresholds(self, ctx: Context, values: Array) -> Array:
         """The magnitudes [M] at the rank, in the type of the values."""
-        bits, _ = ctx.found[-1]
-        return np.asarray(bits).astype(f"u{values.itemsize}").view(values.dtype)
+        digits, _ = ctx.found[-1]
+        return np.ascontiguousarray(digits[:, ::-1]).view(values.dtype)[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,5 +94,5 @@ class Trim(Cut):
     def __call__(self, deltas: Array, ctx: Context) -> Array:
         """Zero what lies below the thresholds."""
         for row, least in zip(deltas, self.thresholds(ctx, deltas), strict=True):
-            row *= np.abs(row) >= least
+            np.multiply(row, np.abs(row) >= least, out=row)
         return deltas

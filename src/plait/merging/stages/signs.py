@@ -53,13 +53,14 @@ class Agreeing(Combine):
         sign = np.sign(total)
         sign[total == 0] = np.sign(ctx.found[0][0]) if ctx.found else 1
         total[...] = 0
-        share = np.zeros_like(total)
+        counted = np.min_scalar_type(len(deltas)) if self.over == "count" else total.dtype
+        share = np.zeros(total.shape, counted)
         for row, weight in zip(deltas, coefficients, strict=True):
             row *= sign
             np.maximum(row, 0, out=row)
             total += row
             if self.over == "count":
-                share += row > 0
+                share += (row > 0).view(np.uint8)
             elif self.over == "weights":
                 share += weight * (row > 0)
         if self.over != "nothing":

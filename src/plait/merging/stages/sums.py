@@ -24,7 +24,7 @@ class Sum(Combine):
     def __call__(self, deltas: Array, coefficients: Array, ctx: Context) -> Array:  # noqa: ARG002
         """The weighted sum."""
         weigh(deltas, coefficients)
-        summed = added(deltas)
+        summed = added(deltas, into=deltas[0])
         if self.over != 1:
             summed /= deltas.dtype.type(self.over)
         return summed
@@ -36,9 +36,9 @@ def weigh(deltas: Array, coefficients: Array) -> None:
         deltas *= coefficients.reshape(-1, *[1] * (deltas.ndim - 1))
 
 
-def added(deltas: Array) -> Array:
-    """Σ_m δ_m of [M, *s], the models added one after another."""
-    total = deltas[0].copy()
+def added(deltas: Array, into: Array | None = None) -> Array:
+    """Σ_m δ_m of [M, *s], the models added one after another; ``into`` may be the first's array."""
+    total = deltas[0].copy() if into is None else into
     for row in deltas[1:]:
         total += row
     return np.asarray(total)

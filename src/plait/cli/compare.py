@@ -83,7 +83,7 @@ def _trackers(study: Path) -> Mapping[str, str]:
     from plait.comparing.tracking import check
     from plait.recipes import read
 
-    found = read(study).located(study.parent.resolve()).track
+    found: Mapping[str, str] = read(study).located(study.parent.resolve()).track
     check(found)
     return found
 

@@ -12,7 +12,8 @@ VALUES: Mapping[str, str] = {
     "out": "PATH", "workers": "N", "time": "TIME", "cell_time": "TIME", "shard": "K/N",
     "sample": "SHARE", "on": "CLUSTER", "targets": "NAMES", "strategy": "LABEL", "ids": "NAMES",
     "of": "TABLE", "have": "NEEDS", "family": "FAMILY", "onnx": "FILE", "torch": "FILE",
-    "hf": "FOLDER", "rows": "TABLE",
+    "hf": "FOLDER", "rows": "TABLE", "method": "METHOD", "base": "MODEL", "verify": "FOLDER",
+    "tokenizer": "WHOSE",
 }  # fmt: skip
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "demo": ("plait demo", "plait demo --out digits --workers 2"),
@@ -39,6 +40,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "predict": ("plait predict model new.csv -o predictions.parquet",),
     "export": ("plait export model --onnx model.onnx",),
+    "merge": (
+        "plait merge --method ties --base base math code -o merged",
+        "plait merge recipe.yaml -o merged --dry-run",
+        "plait merge --verify merged",
+    ),
     "methods": (
         "plait methods",
         "plait methods --family balancing",

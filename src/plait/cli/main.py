@@ -15,7 +15,19 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from plait.cli import compare, demo, doctor, export, init, methods, models, report, status, validate
+from plait.cli import (
+    compare,
+    demo,
+    doctor,
+    export,
+    init,
+    merge,
+    methods,
+    models,
+    report,
+    status,
+    validate,
+)
 from plait.cli.helping import Command, Group, epilog
 
 app = typer.Typer(
@@ -37,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": models.train,
     "predict": models.predict,
     "export": export.export,
+    "merge": merge.merge,
     "methods": methods.methods,
     "doctor": doctor.doctor,
 }

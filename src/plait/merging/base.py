@@ -50,11 +50,15 @@ class Merger(Method):
         Raises ``ValueError`` naming what is needed and not there.
         """
         have = have or Have()
+        self.check(pool, have)
+        return self.run(pool, have, Memory() if sink is None else sink, workers)
+
+    def check(self, pool: Pool, have: Have) -> None:
+        """Raise ``ValueError`` naming what is needed and not there."""
         missing = self.card.needs - have.owned(pool)
         if missing:
             needs = " and ".join(sorted(need.words for need in missing))
             raise ValueError(f"{self.card.name} needs {needs}")
-        return self.run(pool, have, Memory() if sink is None else sink, workers)
 
     @classmethod
     def neutral(cls) -> Mapping[str, Any]:

@@ -76,12 +76,16 @@ class Pool:
         stop = site.size if stop is None else stop
         return self._reference[1].stored(site.name, start, stop)
 
+    def read_origin(self, site: Site, start: int, stop: int, out: Array) -> None:
+        """Write values of :meth:`origin` into ``out``, in the working type."""
+        self._reference[1].read(site.name, start, stop, out)
+
     def block(
         self, site: Site, start: int, stop: int, *, against_base: bool, check: bool = True
     ) -> tuple[Array, Array | None]:
-        """The models' values [M, n] in the working type, and the base's [n] where it is read.
+        """The models' values [M, n] in the working type, and the base's [n] with ``against_base``.
 
-        With ``against_base`` the models' are differences to the base's. With ``check``, NaN and
+        Then the models' are differences to the base's. With ``check``, NaN and
         infinite values stop the merge, the tensor and the model named.
         """
         base = None
@@ -102,7 +106,7 @@ class Pool:
                 (np.subtract if against_base else np.add)(row, base, out=row)
             if check:
                 self._finite(row, repr(name), site)
-        return values, base
+        return values, base if against_base else None
 
     def _finite(self, values: Array, owner: str, site: Site) -> None:
         if self.allow_nonfinite or finite(values):

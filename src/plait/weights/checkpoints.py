@@ -94,7 +94,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if (path / SINGLE).is_file():
         found = [path / SINGLE]
     if len(found) == 1:
-        _inside(path, found[0])
+        inside(path, found[0])
         return Checkpoint(path, {found[0]: read_header(found[0])})
     if found:
         names = ", ".join(one.name for one in found[:5])
@@ -116,7 +116,7 @@ def _sharded(folder: Path) -> Checkpoint:
     headers: dict[Path, Header] = {}
     for file in dict.fromkeys(placed.values()):
         path = folder / file
-        _inside(folder, path)
+        inside(folder, path)
         headers[path] = read_header(path)
     problems = []
     owners: dict[str, Path] = {}
@@ -158,7 +158,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return placed
 
 
-def _inside(folder: Path, path: Path) -> None:
+def inside(folder: Path, path: Path) -> None:
     """Refuse a link that leads out of the folder, unless to the blobs of the hub's cache."""
     real = path.resolve()
     allowed = [folder.resolve()]

@@ -1,0 +1,133 @@
+"""``plait merge``: several checkpoints of one base become one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from plait.merging.jobs import Job
+    from plait.merging.pool import Pool
+
+
+def merge(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RECIPE|MODEL...", help="A recipe (YAML), or the models: files or folders."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The merged folder.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Its name, or '{ties: {keep: 0.1}}'; see plait methods.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="The model they were made from.")] = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="base: take the base's although others differ; else refuse.")
+    ] = "refuse",
+    workers: Annotated[int, typer.Option(help="Threads; as many as cores unless said.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compare the models and say what would be done.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the folder if it is there already.")
+    ] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Merge NaN and infinite weights as they are.")
+    ] = False,
+    verify: Annotated[
+        Path | None, typer.Option("--verify", help="Only check a merged folder's files.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Merge checkpoints (safetensors, LoRA adapters) into one, in a few tens of megabytes.
+
+    Everything is compared before a tensor is read. The folder appears when it is whole; the same
+    command goes on from where it was stopped.
+    """
+    from plait.cli import console
+
+    if verify is not None:
+        _verify(verify, as_json=as_json)
+        return
+    job = _job(models or [], method, base, tokenizer, allow_nonfinite=allow_nonfinite)
+    if out is None and not dry_run:
+        raise console.InputError("say where to write: -o FOLDER")
+    if dry_run:
+        _tell(job.pool(), job, as_json=as_json)
+        return
+    assert out is not None
+    threads = workers or min(os.cpu_count() or 1, 8)
+    merged = job.run(out, workers=threads, replace=replace)
+    if as_json:
+        console.dump({"out": str(out), "recipe": job.spelled(), "evidence": dict(merged.evidence)})
+        return
+    chosen = "".join(
+        f"; {key} {value}" for key, value in merged.evidence.items() if key != "search"
+    )
+    console.say(f"Written: {out}: {_count(job)} merged by {job.method.card.name}{chosen}.")
+
+
+def _job(
+    models: list[Path], method: str | None, base: Path | None, tokenizer: str, *,
+    allow_nonfinite: bool,
+) -> Job:  # fmt: skip
+    from plait.cli import console
+    from plait.merging.jobs import Job
+    from plait.recipes.merge import named_paths, parse_method, read_merge
+
+    if not models:
+        raise console.InputError("name a recipe, or models with --method and --base")
+    if tokenizer not in ("base", "refuse"):
+        raise console.InputError(f"--tokenizer is base or refuse, not {tokenizer!r}")
+    if len(models) == 1 and models[0].suffix.lower() in {".yaml", ".yml"}:
+        if method is not None or base is not None:
+            raise console.InputError("a recipe says method and base itself; leave out the options")
+        return read_merge(models[0])
+    if method is None:
+        raise console.InputError("say how to merge: --method NAME (see plait methods)")
+    return Job(
+        models=named_paths(models),
+        method=parse_method(method),
+        base=base,
+        tokenizer="base" if tokenizer == "base" else "refuse",
+        allow_nonfinite=allow_nonfinite,
+    )
+
+
+def _tell(pool: Pool, job: Job, *, as_json: bool) -> None:
+    from plait.cli import console
+
+    size = sum(site.bytes for site in pool.sites)
+    parameters = sum(site.size for site in pool.sites)
+    copied = sum(1 for site in pool.sites if not site.floating)
+    if as_json:
+        told: dict[str, Any] = {"recipe": job.spelled(), "tensors": len(pool.sites)}
+        console.dump({**told, "parameters": parameters, "bytes": size, "copied": copied})
+        return
+    console.say(
+        f"{_count(job)} fit: {len(pool.sites):,} tensors, {parameters / 1e6:,.1f} million "
+        f"parameters, {size / 1e9:,.2f} GB to write"
+        + (f"; {copied} integer tensors are copied." if copied else ".")
+    )
+
+
+def _count(job: Job) -> str:
+    return f"{len(job.models)} {'model' if len(job.models) == 1 else 'models'}"
+
+
+def _verify(folder: Path, *, as_json: bool) -> None:
+    from plait.cli import console
+    from plait.weights.checkpoints import open_checkpoint
+    from plait.weights.files import verify
+
+    manifest = verify(folder)
+    tensors = len(open_checkpoint(folder).sites)
+    if as_json:
+        console.dump({"folder": str(folder), "files": len(manifest["files"]), "tensors": tensors})
+        return
+    files = len(manifest["files"])
+    console.say(f"{folder} is whole: {files} files as the manifest has them, {tensors:,} tensors.")

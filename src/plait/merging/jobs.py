@@ -1,0 +1,162 @@
+"""A merge of checkpoints on the disk: checked from their heads, then written as one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import plait
+from plait.merging.base import Have, Merged, Merger
+from plait.merging.card import card
+from plait.merging.engine import BLOCK
+from plait.merging.pool import Pool, PoolError
+from plait.method import spell
+from plait.weights.checkpoints import open_checkpoint
+from plait.weights.companions import companions, open_model, tokenizer_differences
+from plait.weights.files import DamagedError, write_atomic, write_json
+from plait.weights.folders import SHARD, Folder
+from plait.weights.sites import Site
+
+ABOUT = "merge.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be merged, and how.
+
+    ``tokenizer="base"`` takes the base's (without a base the first model's) although others have
+    another; by default such models are refused.
+    """
+
+    models: Mapping[str, Path]
+    method: Merger
+    base: Path | None = None
+    tokenizer: Literal["refuse", "base"] = "refuse"
+    allow_nonfinite: bool = False
+
+    def pool(self) -> Pool:
+        """The models, opened and compared; no tensor is read.
+
+        Raises :class:`PoolError` with every problem of every model, and of what the method needs.
+        """
+        problems: list[str] = []
+
+        def opened(owner: str, path: Path) -> Any:
+            try:
+                return open_model(path)
+            except (DamagedError, OSError) as error:
+                problems.append(f"{owner}: {error}")
+
+        models = {name: opened(name, path) for name, path in self.models.items()}
+        base = None if self.base is None else opened("the base", self.base)
+        if self.tokenizer == "refuse" and not problems:
+            problems += self._tokenizers()
+        if problems:
+            raise PoolError("cannot merge: " + "; ".join(problems))
+        pool = Pool(models, base, allow_nonfinite=self.allow_nonfinite)
+        self.method.check(pool, Have())
+        return pool
+
+    def run(
+        self, out: str | Path, *, workers: int = 1, shard: int = SHARD, replace: bool = False
+    ) -> Merged:
+        """Merge into a folder that is whole or absent.
+
+        What a killed merge left is continued. Raises :class:`PoolError` before anything is written
+        where the models do not fit, and where a tensor turns out not to be finite.
+        """
+        pool = self.pool()
+        sink = Folder(out, self._identity(), shard=shard, replace=replace)
+        merged = self.method.merge(pool, sink=sink, workers=workers)
+        for file in self._carried():
+            shutil.copyfile(file, sink.part / file.name)
+        about = self._about(pool, merged, sink)
+        write_json(sink.part / ABOUT, about)
+        write_atomic(sink.part / "README.md", card(about, self._carried()).encode())
+        sink.seal({"made_by": f"plait {plait.__version__}", "kind": "merge"})
+        return merged
+
+    def spelled(self) -> dict[str, Any]:
+        """The job as plain data, as a recipe says it."""
+        found: dict[str, Any] = {} if self.base is None else {"base": str(self.base)}
+        found |= {"models": {name: str(path) for name, path in self.models.items()}}
+        found |= {"method": spell(self.method)}
+        found |= {} if self.tokenizer == "refuse" else {"tokenizer": self.tokenizer}
+        return found | ({"allow_nonfinite": True} if self.allow_nonfinite else {})
+
+    def _paths(self) -> dict[str, Path]:
+        return {**({} if self.base is None else {"": self.base}), **self.models}
+
+    def _carried(self) -> list[Path]:
+        return companions(self.base or next(iter(self.models.values())))
+
+    def _tokenizers(self) -> list[str]:
+        (_, first), *others = self._paths().items()
+        return [
+            f"{name!r} has another tokenizer than {first}: {', '.join(found)}; merging would mix "
+            "up words (tokenizer: base takes the base's all the same)"
+            for name, path in others
+            if (found := list(tokenizer_differences(first, path)))
+        ]
+
+    def _identity(self) -> str:
+        """A hash of all that the result depends on, files by size and time of change."""
+        files = {
+            name: [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in _files(path)]
+            for name, path in self._paths().items()
+        }
+        text = json.dumps([plait.__version__, self.spelled(), files], sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _about(self, pool: Pool, merged: Merged, sink: Folder) -> dict[str, Any]:
+        return {
+            "recipe": self.spelled(),
+            "summary": self.method.card.summary,
+            "needs": sorted(need.words for need in self.method.card.needs),
+            "parents": {name or "base": _parent(path) for name, path in self._paths().items()},
+            "evidence": dict(merged.evidence),
+            "tensors": [_noted(site, sink, pool) for site in pool.sites],
+        }
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+
+
+def _parent(path: Path) -> dict[str, Any]:
+    """Where a model came from, and what tells it from others: a hash of each file's head."""
+    found = {}
+    for file in _files(path):
+        with file.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            head = hashlib.sha256(handle.read(length)).hexdigest()
+        found[file.name] = {"bytes": file.stat().st_size, "head_sha256": head}
+        blob = file.resolve().name
+        if file.is_symlink() and len(blob) == 64:  # the hub's cache names a file by its hash
+            found[file.name]["sha256"] = blob
+    return {"path": str(path), "files": found}
+
+
+def _noted(site: Site, sink: Folder, pool: Pool) -> dict[str, Any]:
+    """Norm, and share of change against the base (the first model), of a merged tensor."""
+    found: dict[str, Any] = {"name": site.name, "type": site.words}
+    if not site.floating:
+        return found
+    made, size, change = open_checkpoint(sink.part), 0.0, 0.0
+    for start in range(0, site.size, BLOCK):
+        stop = min(start + BLOCK, site.size)
+        new, old = np.empty((2, stop - start), site.working)
+        made.read(site.name, start, stop, new)
+        pool.read_origin(site, start, stop, old)
+        size += float(np.dot(new, new))
+        new -= old
+        change += float(np.dot(new, new))
+    norm = size**0.5
+    return {**found, "norm": norm, "change": change**0.5 / norm if norm else 0.0}

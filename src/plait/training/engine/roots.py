@@ -115,7 +115,7 @@ def read(losses: Losses | Mapping[str, Tensor]) -> tuple[Sequence[Root], Losses]
             )
         if not value.requires_grad:
             raise ValueError(f"the loss of task {name!r} has no graph: it depends on no parameter")
-    values = [value.reshape(()) for value in losses.values()]
+    values = [value.reshape(()) if value.ndim else value for value in losses.values()]
     stacked = torch.stack(values)
     told = Losses(tuple(losses), stacked, torch.ones_like(stacked.detach()))
     return [Root(value) for value in values], told

@@ -132,6 +132,11 @@ def signed(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
 
 
+def plural(number: int, word: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{number} {word}" + ("" if number == 1 else "s")
+
+
 def interval(given: Interval, digits: int = 2) -> str:
     """``+1.2 [+0.3, +2.1]``."""
     if given.value is None:
@@ -167,7 +172,7 @@ def section(part: Found) -> list[str]:
     lines = [
         f"## {part.name}",
         "",
-        f"{tasks} tasks, {part.seeds} seeds, {blocks} blocks. {sentence(part.contrasts)}",
+        f"{tasks} tasks, {plural(part.seeds, 'seed')}, {blocks} blocks. {sentence(part.contrasts)}",
         "",
     ]
     base = part.cost.get(EQUAL)
@@ -307,7 +312,7 @@ def picture(parts: Sequence[Found], path: Path) -> None:
         ax.set_xlim(min(low, 0) - pad, max(high, 0) + pad)
         ax.axvline(0, color=NEUTRAL, linewidth=0.8)
         ax.set_yticks(range(len(order)), order, fontsize=8)
-        ax.set_title(f"{part.name}, {part.seeds} seeds", fontsize=10)
+        ax.set_title(f"{part.name}, {plural(part.seeds, 'seed')}", fontsize=10)
         ax.set_xlabel("gain over equal weights, points", fontsize=8)
         ax.tick_params(axis="x", labelsize=8)
         ax.tick_params(axis="y", length=0)

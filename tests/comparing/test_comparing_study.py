@@ -206,6 +206,28 @@ def test_tuning_gives_each_strategy_its_trials_and_counts_their_cost(tmp_path: P
     assert again.chosen_trial("joint") == study.chosen_trial("joint")
 
 
+def test_all_cells_of_a_tuned_study_are_told_at_the_start(tmp_path: Path) -> None:
+    tune = {"trials": 2, "over": {"learning_rate": [0.02]}}
+    study = Study(plan(learning_rate=1e-9), {}, folder=tmp_path, seeds=3, tune=tune)
+    study.strategies = {name: study.strategies[name] for name in ("separate", "prior")}
+    at_first = len(study.planned())
+    assert at_first == 5  # two trials, one of them for the first seed; two seeds more; the prior
+    seen = []
+
+    class Watch(Progress):
+        def show(self) -> None:
+            seen.append((self.done, self.total, self.forecast and self.forecast.left()))
+
+    study.run(progress=Watch())
+    assert study.chosen_trial("separate") == 1
+    assert {total for _, total, _ in seen} == {at_first}
+    assert max(done for done, _, _ in seen) == at_first == len(study.wanted())
+    assert seen[-1][2] == 0
+    assert all(left > 0 for done, _, left in seen if done < at_first)
+    names = [study.label_of(cell.key) for cell in study.planned()]
+    assert names[:2] == ["separate trial 0", "separate seed 0"]
+
+
 def test_rows_are_split_anew_for_every_split_seed(tmp_path: Path) -> None:
     study = plait.compare(
         table(), targets=["click", "price"], strategies=["joint"], encoder=ENCODER,

@@ -108,3 +108,21 @@ def test_opening_and_reading_write_nothing(run_folder: Path, tmp_path: Path) -> 
     study = Study.open(folder)
     assert len(study.leaderboard()) > 3
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_run_with_a_setting_that_is_no_more_is_one_sentence(folder: Path) -> None:
+    told = json.loads((folder / "study.json").read_text("utf-8"))
+    training = {**told["training"], "rate": told["training"].pop("learning_rate")}
+    edit(folder, training=training, plait="0.0.9")
+    with pytest.raises(DamagedError) as error:
+        Study.open(folder)
+    message = str(error.value)
+    assert f"written by plait 0.0.9, and plait {plait.__version__} cannot take it" in message
+    assert "(it has no setting 'rate')" in message
+    assert "plait compare" in message
+    assert "\n" not in message
+    edit(folder, training=told["training"] | {"learning_rate": 0.1}, strategies={"a": "joined"})
+    with pytest.raises(DamagedError, match=r"0\.0\.9.*no strategy method 'joined'"):
+        Study.open(folder)
+    declare(folder, table(80)).write()  # the study given anew takes the folder over
+    assert Study.open(folder).title == ""

@@ -56,6 +56,20 @@ def test_a_lease_holds_until_its_process_dies(tmp_path: Path) -> None:
     assert leases.ways("k") == ["died"]
 
 
+def test_who_could_not_say_that_it_ended_does_not_wait_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = Leases(tmp_path)  # of the usual patience, a minute and a half
+    lease = claim(leases)
+    assert leases.claim("k") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        lease.end("interrupted")
+    assert not lease.ended
+    assert not list(leases.running())
+    assert claim(leases).number == 2
+
+
 def test_a_number_is_given_once(leases: Leases) -> None:
     found: list[Lease | None] = []
     barrier = threading.Barrier(8)

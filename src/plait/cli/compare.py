@@ -71,7 +71,7 @@ def compare(
     prepare(study, folder, part).write()
     made = Study.open(folder)  # the data are the workers' to hold
     run_study(made, bounds, workers=workers, on=on)
-    if bounds.shard is not None and done(made) < len(made.wanted()):
+    if bounds.shard is not None and done(made) < len(made.planned()):
         _hand_over(made, json=json)
     else:
         track(made, trackers)
@@ -143,7 +143,7 @@ def _rehearse(study: Study, *, json: bool) -> None:
     from plait.cli import console
     from plait.comparing.forecast import told
 
-    wanted = study.wanted()
+    wanted = study.planned()
     left = [cell for cell in wanted if not study.store.finished(cell.key)]
     expected = study.estimate()
     if json:
@@ -199,7 +199,7 @@ def finish(study: Study, *, json: bool = False) -> None:
         raise typer.Exit(1)
     results = study.results
     path = study.report()
-    left = len(study.wanted()) - done(study)
+    left = len(study.planned()) - done(study)
     if json:
         console.dump({**plain(results, study.folder, path), "unfinished": left})
         return

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait.comparing import arguments
+from plait.comparing.baselines import read_seeds
 from plait.comparing.declared import Declared
 from plait.comparing.plan import Plan
-from plait.comparing.study import Study, read_seeds
+from plait.comparing.study import Study
 from plait.data import Dataset, DataSpec, SplitSpec, TableSpec, TaskSpec
 from plait.data.text import text_of
 from plait.method import did_you_mean

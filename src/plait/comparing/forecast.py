@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from plait.comparing.words import duration
@@ -25,7 +25,7 @@ def expected(study: Study, shard: Shard | None = None) -> dict[str, float]:
     """
     known = dict[tuple[str, str], float]()
     found = {}
-    for cell in study.wanted(shard):
+    for cell in study.planned(shard):
         if study.store.finished(cell.key):
             continue
         poll()
@@ -85,6 +85,16 @@ class Forecast:
         self._began = {key: began for key, began in self._began.items() if key in now}
         for key in now:
             self.begin(key)
+
+    def replan(self, missing: Collection[str]) -> None:
+        """Give the seconds of cells that are not missing any more to those missing in their stead.
+
+        Cells under way are left alone: they end in their own time.
+        """
+        gone = [key for key in self.remaining if key not in missing and key not in self._began]
+        new = [key for key in missing if key not in self.remaining]
+        spared = sum(self.remaining.pop(key) for key in gone)
+        self.remaining.update({key: spared / len(new) for key in new})
 
     def left(self) -> float:
         """Seconds until all is done; no less than the longest cell takes."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,21 @@ def read(folder: Path) -> dict[str, Any]:
     for number in range(found, FORMAT):
         data = _STEPS[number](data)
     return {**data, "format": FORMAT}
+
+
+@contextmanager
+def understood(folder: Path, data: Mapping[str, Any]) -> Iterator[None]:
+    """What another version wrote and this one cannot make sense of is one :class:`DamagedError`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
+        said = f"it has no setting {unknown[1]}" if unknown else str(error)
+        raise DamagedError(
+            f"{folder / STUDY}: written by plait {data['plait']}, and plait {plait.__version__} "
+            f"cannot take it up ({said}); read it with the plait and packages that wrote it, or "
+            f"compute it anew: plait compare {folder / 'study.yaml'} --out ANOTHER_FOLDER"
+        ) from error
 
 
 def _leases(data: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ SILENT = 90.0  # a network file system may show a sign of life a minute late
 OWNER, ENDED = "owner.json", "ended"
 COUNTED = ("died", "memory")
 
+_MINE: set[Path] = set()  # the places this process was given and has not ended
+
 
 class LeaseLostError(RuntimeError):
     """Another process has taken the cell over; what this one made of it is not wanted."""
@@ -90,6 +92,7 @@ class Lease:
 
     def end(self, how: str) -> None:
         """Say how it ended, for those who come after, if that can be written."""
+        _MINE.discard(self.place.resolve())
         with suppress(OSError):
             (self.place / ENDED).write_text(how, "ascii")
 
@@ -108,6 +111,11 @@ class Lease:
             return Owner(**json.loads((self.place / OWNER).read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             return None
+
+    def gone(self, owner: Owner) -> bool:
+        """Whether its owner is gone for certain, or is this process and could not say it ended."""
+        here = (owner.process, owner.machine) == (os.getpid(), machine())
+        return owner.gone() or (here and self.place.resolve() not in _MINE)
 
     @contextmanager
     def beating(self, lost: Callable[[], None], every: float = BEAT) -> Iterator[None]:
@@ -153,6 +161,7 @@ class Leases:
         try:
             made.mkdir(parents=True)
             (made / OWNER).write_text(json.dumps(asdict(Owner(label=label))), "utf-8")
+            _MINE.add(mine.place.resolve())
             made.rename(mine.place)
         except FileNotFoundError:  # the cell was finished just now, and its leases forgotten
             return None
@@ -176,7 +185,7 @@ class Leases:
     def lost(self, lease: Lease) -> bool:
         """Whether the owner is gone, or has been silent for as long as this process watched."""
         owner = lease.owner
-        if owner is not None and owner.gone():
+        if owner is not None and lease.gone(owner):
             return True
         try:
             with (lease.place / OWNER).open("rb") as file:  # opening asks the server, not a cache
@@ -194,7 +203,7 @@ class Leases:
         for folder in sorted(self.folder.glob("*")):
             last = self.last(folder.name)
             owner = None if last is None or last.ended else last.owner
-            if last and owner and not owner.gone():
+            if last and owner and not last.gone(owner):
                 yield last, owner
 
     def held_by(self, process: int) -> Iterator[tuple[Lease, Owner]]:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plait.comparing.running import PAUSE, Bounds, compute_one, done, due, opening
+from plait.comparing.running import PAUSE, Bounds, compute_one, done, due, opening, replan
 from plait.comparing.space import full, no_space
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Cluster:
                 store = self.study.store
                 names = {lease.key: owner.label for lease, owner in store.leases.running()}
                 progress.follow(done(self.study, self.bounds.shard), names, store.settled)
+                replan(self.study, self.bounds.shard, progress)
         finally:
             for waiting in self.tasks:
                 ray.cancel(waiting)

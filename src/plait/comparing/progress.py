@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from plait.comparing.words import clock, listed
@@ -55,6 +55,13 @@ class Progress:
         self.running = {key: self.running.get(key, (name, now)) for key, name in names.items()}
         if self.forecast is not None:
             self.forecast.follow(names, settled)
+        self.show()
+
+    def replan(self, total: int, missing: Collection[str]) -> None:
+        """Other cells than was thought at first are needed: how many in all, and the missing."""
+        self.total = total
+        if self.forecast is not None:
+            self.forecast.replan(missing)
         self.show()
 
     def say(self, words: str) -> None:
@@ -162,7 +169,7 @@ class Bar(Progress):
     def show(self) -> None:
         """Move the bar."""
         if self._task is not None:
-            self._rich.update(self._task, completed=self.done)
+            self._rich.update(self._task, completed=self.done, total=self.total)
 
     def __enter__(self) -> Self:
         self._rich.start()

@@ -67,7 +67,7 @@ def run_study(
     progress = progress or progress_for()
     with Terminated(), progress, keeping(study.folder):
         ready(study, bounds)
-        total, finished = len(study.wanted(bounds.shard)), done(study, bounds.shard)
+        total, finished = len(study.planned(bounds.shard)), done(study, bounds.shard)
         if finished < total:
             progress.start(total, finished)
             _run(study, bounds, workers, on, progress)
@@ -79,7 +79,7 @@ def ready(study: Study, bounds: Bounds) -> None:
     """Bring the folder into order: strays and damaged cells go, failures get another try."""
     store = study.store
     store.tidy()
-    wanted = study.wanted(bounds.shard)
+    wanted = study.planned(bounds.shard)
     store.forget_failures(cell.key for cell in wanted)
     for cell in wanted:
         store.sound(cell.key)
@@ -161,7 +161,16 @@ def compute_one(study: Study, cell: Cell, bounds: Bounds, progress: Progress) ->
         progress.say(f"{label} {wrong}")
         _free_memory()
     progress.end(done(study, bounds.shard), cell.key)
+    replan(study, bounds.shard, progress)
     return True
+
+
+def replan(study: Study, shard: Shard | None, progress: Progress) -> None:
+    """Tell the progress which cells there are: trials decide which a tuned strategy needs."""
+    if study.tune.trials > 1:
+        cells = study.planned(shard)
+        missing = [cell.key for cell in cells if not study.store.settled(cell.key)]
+        progress.replan(len(cells), missing)
 
 
 def done(study: Study, shard: Shard | None = None) -> int:

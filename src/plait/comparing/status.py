@@ -39,7 +39,7 @@ def states(study: Study) -> list[CellState]:
     """Every cell of a study, in the order they are computed; trials included."""
     now = _now(study.folder)
     held = {lease.key: (lease, owner) for lease, owner in study.store.leases.running()}
-    return [_state(study, cell, held.get(cell.key), now) for cell in study.wanted()]
+    return [_state(study, cell, held.get(cell.key), now) for cell in study.planned()]
 
 
 def _state(

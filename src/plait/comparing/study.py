@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import plait
+from plait.comparing.baselines import read_seeds, with_baselines
 from plait.comparing.cells import Cell, Shard, make, ordered
 from plait.comparing.declared import Declared, relative
-from plait.comparing.formats import FORMAT, read, refuse_another
+from plait.comparing.formats import FORMAT, read, refuse_another, understood
 from plait.comparing.plan import Plan
 from plait.comparing.store import Store
-from plait.comparing.strategy import Strategy
 from plait.comparing.tune import Tune
-from plait.method import did_you_mean, resolve, spell
+from plait.method import resolve, spell
 from plait.task import Task, TaskSet
 from plait.training.settings import Training
 from plait.weights.files import write_atomic
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from plait.comparing.progress import Progress
     from plait.comparing.results import Failure, Results
     from plait.data import Dataset
-
-REFERENCE = "separate"
 
 
 @dataclass(frozen=True)
@@ -142,8 +139,22 @@ class Study:
 
         Of a shard, with all that its cells need: other shards may never run beside it.
         """
+        return self._ordered(self.cells(), shard)
+
+    def planned(self, shard: Shard | None = None) -> list[Cell]:
+        """The cells that are wanted, and those that will be once all trials are done.
+
+        Which settings a tuned strategy's other seeds get is not known before; here they have those
+        of its first trial.
+        """
+        return self._ordered(self._planned(), shard)
+
+    def _planned(self) -> dict[Place, Cell]:
+        known = self.cells()
+        return {place: known.get(place) or self._cell(place, 0) for place in self.places()}
+
+    def _ordered(self, places: Mapping[Place, Cell], shard: Shard | None) -> list[Cell]:
         trials = {label: self.trials(label) for label in self.strategies}
-        places = self.cells()
         if shard is not None:
             mine = self._share(shard)
             trials = {label: trials[label] for label in {place.label for place in mine}}
@@ -159,12 +170,17 @@ class Study:
 
     def label_of(self, key: str) -> str:
         """The label a cell is computed for, for messages; of a part also what it is."""
-        for place, cell in self.cells().items():
+        named = [
+            (place.label + (f" seed {place.init}" if self.seeds["init"] > 1 else ""), cell)
+            for place, cell in self._planned().items()
+        ]
+        for label in self.strategies:
+            named += [(f"{label} trial {n}", cell) for n, cell in enumerate(self.trials(label))]
+        for label, cell in named:
             for one in (cell, *cell.ancestors()):
                 if one.key == key:
-                    label = place.label + (f" seed {place.init}" if self.seeds["init"] > 1 else "")
                     return label if one is cell else f"{one.strategy.card.name} for {label}"
-        return next((cell.strategy.card.name for cell in self.wanted() if cell.key == key), key)
+        return key
 
     def _cell(self, place: Place, number: int) -> Cell:
         if (place, number) not in self._cells:
@@ -323,6 +339,11 @@ class Study:
         """
         folder = Path(folder)
         data = read(folder)
+        with understood(folder, data):
+            return cls._of(data, folder)
+
+    @classmethod
+    def _of(cls, data: Mapping[str, Any], folder: Path) -> Self:
         declared = data["declared"] and Declared.from_json(data["declared"], folder)
         plans = [
             Plan(
@@ -361,37 +382,3 @@ def _load(declared: Declared | None, split: int, fingerprint: str, folder: Path)
             "a new run in another folder"
         )
     return dataset
-
-
-def read_seeds(given: Mapping[str, int] | int | None) -> dict[str, int]:
-    """How often weights are drawn and rows are split; a number is ``init``."""
-    found = {"init": given} if isinstance(given, int) else dict(given or {})
-    for name, count in found.items():
-        if name not in ("init", "split"):
-            raise ValueError(f"seeds: no {name!r}{did_you_mean(name, ['init', 'split'])}")
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"seeds: {name} must be a whole number, at least 1; got {count!r}")
-    return {"init": 3, "split": 1, **found}
-
-
-def with_baselines(given: Mapping[str, Strategy], plan: Plan) -> dict[str, Strategy]:
-    """The strategies with ``separate`` first and the plain baselines that are not among them."""
-    from plait.comparing.plain.fitting import poolable
-
-    added: dict[str, Any] = {REFERENCE: REFERENCE, "prior": "prior"}
-    plain = ["linear", "forest"]
-    if find_spec("lightgbm") is not None:  # importing it would take seconds
-        plain.append("boosting")
-    pooled = poolable(plan.dataset)
-    for name in plain:
-        added[name] = name
-        if pooled:
-            added[f"{name}_pooled"] = {name: {"pooled": True}}
-    there = [spell(strategy) for strategy in given.values()]
-    if REFERENCE in given and given[REFERENCE].card.name != REFERENCE:
-        raise ValueError(f"the label {REFERENCE!r} is kept for one network per task")
-    found = {REFERENCE: given.get(REFERENCE) or resolve("strategy", REFERENCE), **given}
-    for label, spelled in added.items():
-        if label not in found and spelled not in there:
-            found[label] = resolve("strategy", spelled)
-    return found

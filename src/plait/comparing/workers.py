@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from plait.comparing.computing import OVERDUE
 from plait.comparing.forecast import Forecast
 from plait.comparing.memory import kernel_kills
-from plait.comparing.running import PAUSE, Bounds, done, opening
+from plait.comparing.running import PAUSE, Bounds, done, opening, replan
 from plait.comparing.space import EXIT_CODE, full
 from plait.comparing.store import ESTIMATE
 from plait.weights.files import DamagedError, read_json
@@ -89,6 +89,7 @@ class Workers:
                 progress.forecast = Forecast(expected, workers=self.count)
         names = {lease.key: owner.label for lease, owner in store.leases.running()}
         progress.follow(done(self.study, self.bounds.shard), names, store.settled)
+        replan(self.study, self.bounds.shard, progress)
 
     def _start(self, *more: str) -> None:
         cores = os.cpu_count() or 1

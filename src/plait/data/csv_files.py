@@ -2,7 +2,7 @@
 
 Ids such as ``007`` stay text; a column is numbers when all of its values are. Files are read block
 by block, so that memory grows neither with the rows nor with the threads; while one block is
-parsed, the next is read and checked.
+parsed, the next is read and checked. What was parsed is set aside for those who read it again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import polars as pl
 
 from plait.data.csv_types import ColumnTypes, parsed
 from plait.data.errors import DataError
+from plait.data.spilling import Spill, has_room
 from plait.data.stores import Array
 
 BLOCK = 1 << 21
@@ -38,7 +39,7 @@ class CsvRows:
     """The rows of one or more files with the same columns.
 
     ``types`` are those of all columns, ``counts`` the rows of each file, ``blanks`` the words that
-    mean "missing" in some columns.
+    mean "missing" in some columns. ``aside`` holds the columns where they could be set aside.
     """
 
     files: Sequence[Path]
@@ -46,12 +47,17 @@ class CsvRows:
     types: Mapping[str, pl.DataType]
     counts: Sequence[int]
     blanks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    aside: Spill | None = field(default=None, repr=False, compare=False)
 
     def batches(self, names: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Some columns of all rows, in order, a block at a time."""
         yield from _ahead(self._batches(names))
 
     def _batches(self, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+        if self.aside is not None:
+            types = {name: self.types[name] for name in names}
+            yield from (frame.cast(types) for frame in self.aside.frames(names))
+            return
         for file, count in zip(self.files, self.counts, strict=True):
             left = count
             for block in _blocks(file):
@@ -83,6 +89,7 @@ def scan_csv(
     names, separator = heads[0]
     words = {name: found for name in names if (found := tuple(blanks(name)))}
     seen = ColumnTypes(names, text, words, separator)
+    aside = Spill() if has_room(sum(file.stat().st_size for file in files)) else None
     counts = []
     for file in files:
         records, line = 0, 1
@@ -91,17 +98,32 @@ def scan_csv(
                 try:
                     head = block[: _complete(block[:GUESS]) or len(block)]
                     zeros = [names[at] for at in found.zeros]
-                    seen.see(block, head, found.records, zeros, f"{file.name}, row ", records)
+                    row = f"{file.name}, row "
+                    frame = seen.see(block, head, found.records, zeros, row, records)
                 except pl.exceptions.PolarsError as error:
+                    _exactly(file, block, line, len(names), separator)
                     said = str(error).split("\n", 1)[0]
                     raise DataError(
                         f"{file.name}, after line {line}: cannot be read as CSV: {said}"
                     ) from error
+                aside = _set_aside(aside, frame)
             records, line = records + found.records, line + found.lines
         counts.append(records)
+    types = seen.decide()
     return CsvRows(
-        files=files, separator=separator, types=seen.decide(), counts=counts, blanks=words
-    )
+        files=files, separator=separator, types=types, counts=counts, blanks=words,
+        aside=aside if seen.holds(types) else None,
+    )  # fmt: skip
+
+
+def _set_aside(aside: Spill | None, frame: pl.DataFrame) -> Spill | None:
+    """The same place with one more frame; None where the disk is full: all is parsed again then."""
+    try:
+        if aside is not None:
+            aside.add(frame)
+    except (OSError, pl.exceptions.PolarsError):
+        return None
+    return aside
 
 
 def _ahead(items: Iterator[Any]) -> Iterator[Any]:
@@ -151,24 +173,16 @@ def _header(file: Path) -> tuple[list[str], str]:
 def _blocks(file: Path) -> Iterator[bytes]:
     """The file behind its header in blocks of whole records."""
     with file.open("rb") as stream:
+        stream.readline()
         carry = b""
-        header = True
-        while True:
-            read = stream.read(BLOCK)
-            data = carry + read if read else _ended(carry)
-            if not data:
-                return
-            cut = _complete(data) if read else len(data)
-            if read and cut == 0:
-                carry = data  # one record longer than a block
-                continue
+        while read := stream.read(BLOCK):
+            data = carry + (read + stream.readline())
+            cut = _complete(data)
             done, carry = data[:cut], data[cut:]
-            if header:
-                done, header = done[done.index(b"\n") + 1 :], False
             if done:
                 yield done
-            if not read:
-                return
+        if carry:
+            yield _ended(carry)
 
 
 def _ended(data: bytes) -> bytes:
@@ -208,8 +222,30 @@ def _checked(file: Path, columns: int, separator: str) -> Iterator[tuple[bytes, 
 
 
 def _shape(file: Path, data: bytes, line: int, columns: int, separator: str) -> _Shape:
+    """The shape of a block; that no record has too many fields may be left to the parser."""
     codes = np.frombuffer(data, np.uint8)
     _bytes(file, data, codes, line)
+    lines = data.count(b"\n")
+    plain = columns > 1 and b'"' not in data
+    fields = data.count(separator.encode()) + lines
+    if plain and fields == lines * columns and not _has_zeros(codes, separator):
+        return _Shape(lines, lines, frozenset())
+    return _exactly(file, data, line, columns, separator)
+
+
+def _has_zeros(codes: Array, separator: str) -> bool:
+    """Whether any value begins with a zero and a further digit; quotes are not looked behind."""
+    zero = codes[1:-1] == 48
+    zero &= (codes[2:] - np.uint8(48)) < 10
+    before = codes[:-2]
+    zero &= (before == ord(separator)) | (before == 10)
+    first = len(codes) > 1 and codes[0] == 48 and 48 <= codes[1] <= 57
+    return bool(first or zero.any())
+
+
+def _exactly(file: Path, data: bytes, line: int, columns: int, separator: str) -> _Shape:
+    """The shape of a block, record by record; the first that is not well formed is an error."""
+    codes = np.frombuffer(data, np.uint8)
     marks = (codes == 10) | (codes == ord(separator))
     lines = data.count(b"\n")
     if b'"' in data:

@@ -67,24 +67,29 @@ class ColumnTypes:
         self.numbers = dict.fromkeys(names, 0)
         self.whole = dict.fromkeys(names, True)
         self.strays: dict[str, str] = {}
+        self.unspelled: set[str] = set()  # columns whose values were read as numbers
         self.blocks = 0
 
     def see(
         self, block: bytes, head: bytes, records: int, zeros: Sequence[str], place: str, row: int
-    ) -> None:
+    ) -> pl.DataFrame:
         """Take in a block of ``records`` whose first row has the number ``row`` at its place.
 
         ``head`` are some of its first records; ``zeros`` the columns with values such as 007.
+        Gives the records as they were read.
         """
         self.zeros |= set(zeros)
         if self.blocks == 0:
             self._guess(self._read(head, dict.fromkeys(self.names, pl.String)))
+        self.types |= dict.fromkeys(zeros, pl.String)
         self.blocks += 1
         try:
             frame = self._read(block, self.types)
         except pl.exceptions.ComputeError:
             frame = self._read(block, dict.fromkeys(self.names, pl.String))
-        self._count(frame.head(records), place, row)
+        frame = frame.head(records)  # an empty line at the end is no row
+        self._count(frame, place, row)
+        return frame
 
     def _read(self, block: bytes, types: Mapping[str, Any]) -> pl.DataFrame:
         return parsed(block, types, self.separator, self.blanks, self.names)
@@ -105,6 +110,7 @@ class ColumnTypes:
             there = len(values) - values.null_count()
             self.total[name] += there
             if values.dtype != pl.String:
+                self.unspelled |= {name} if there else set()
                 self.numbers[name] += there
                 self.whole[name] &= values.dtype == pl.Int64
                 continue
@@ -124,6 +130,10 @@ class ColumnTypes:
             if self.types[name] != pl.String and there and not integers:
                 # The guess did not hold.
                 self.types[name] = pl.Float64 if count == there else pl.String
+
+    def holds(self, types: Mapping[str, Any]) -> bool:
+        """Whether what was read says all that there is to say in these types."""
+        return not any(types[name] == pl.String for name in self.unspelled)
 
     def decide(self) -> dict[str, Any]:
         """The type of every column; :class:`DataError` for single words among numbers."""

@@ -22,7 +22,7 @@ def numbers_of(texts: pl.Series) -> Array:
 def _piece(texts: pl.Series) -> Array:
     texts = texts.fill_null("")
     size = texts.str.len_bytes().to_numpy().astype(np.int64)
-    joined = "".join(texts.to_list()).encode() + bytes(8)
+    joined = texts.str.join("").item().encode() + bytes(8)
     start = np.concatenate([[0], np.cumsum(size)[:-1]])
     # The eight bytes from any byte on, little end first.
     words: Array = np.ndarray((len(joined) - 7,), "<u8", joined, strides=(1,))

@@ -217,7 +217,9 @@ def _id_numbers(table: Table, ids: pl.Series, start: int) -> Array:
         )
     if ids.dtype.is_nested():
         raise DataError(f"{table.place}: the id {ids.name!r} is a list; an id is one value a row")
-    return numbers_of(ids.cast(pl.String).str.normalize("NFC"))
+    texts = ids.cast(pl.String)
+    plain = texts.str.len_bytes().sum() == texts.str.len_chars().sum()
+    return numbers_of(texts if plain else texts.str.normalize("NFC"))
 
 
 def repeated(ids: Array | None) -> bool:

@@ -202,7 +202,7 @@ class _Stacked(torch.autograd.Function):
 
 
 class Cnn(Stem):
-    """A small convolutional network: ``depth`` times 3×3, ReLU and halving, then flattened.
+    """A small convolutional network: ``depth`` times 3×3, halving and ReLU, then flattened.
 
     ``channels`` after the first block, doubled by each further one. Images that are still larger
     than 8×8 are averaged down to it. Images of one shape share one network.
@@ -230,11 +230,12 @@ def _cnn(shape: tuple[int, ...], channels: int, depth: int) -> tuple[nn.Sequenti
     layers: list[nn.Module] = []
     for block in range(depth):
         outside = channels * 2**block
-        layers += [nn.Conv2d(inside, outside, 3, padding=1), nn.ReLU()]
+        layers.append(nn.Conv2d(inside, outside, 3, padding=1))
         inside = outside
-        if min(height, width) > 1:
+        if min(height, width) > 1:  # before the ReLU, which gives the same and has less to do
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
+        layers.append(nn.ReLU())
     if max(height, width) > 8:
         height, width = min(height, 8), min(width, 8)
         layers.append(nn.AdaptiveAvgPool2d((height, width)))

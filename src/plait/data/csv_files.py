@@ -55,8 +55,8 @@ class CsvRows:
 
     def _batches(self, names: Sequence[str]) -> Iterator[pl.DataFrame]:
         if self.aside is not None:
-            types = {name: self.types[name] for name in names}
-            yield from (frame.cast(types) for frame in self.aside.frames(names))
+            asked: dict[Any, Any] = {name: self.types[name] for name in names}
+            yield from (frame.cast(asked) for frame in self.aside.frames(names))
             return
         for file, count in zip(self.files, self.counts, strict=True):
             left = count

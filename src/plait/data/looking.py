@@ -66,13 +66,16 @@ def look(
         for key in keys:
             found.shifts[key][number] = rows.starts[number] - writers[key].count
         sampled, frames = chosen(rows.fit[number]), []
+        types = _sampled_types(table.name, columns)
         for chunk in table.chunks(_columns(used, roles), rows.keep[number]):
             view = View(chunk, roles)
             _encode(found, used, view, slice(start, start + len(view)), encode=encode)
             start += len(view)
-            if len(here := np.flatnonzero(sampled[chunk.rows])):
-                frames.append(chunk.frame[here])
-        found.samples.append(_sample(rows, number, sampled, frames, columns))
+            if types and len(here := np.flatnonzero(sampled[chunk.rows])):
+                some = chunk.frame.select(list(types))[here]
+                # Made anew: texts that are taken out of a chunk keep all texts of the chunk.
+                frames.append(pl.DataFrame(some.to_dict(as_series=False), schema=some.schema))
+        found.samples.append(_sample(rows, number, sampled, frames, types))
     return found
 
 
@@ -147,18 +150,25 @@ def _plain(used: Sequence[Encoding], view: View) -> list[Array]:
     return [pl.DataFrame(columns).hash_rows().to_numpy()] if columns else []
 
 
+def _sampled_types(table: str, columns: Sequence[Column]) -> dict[str, str]:
+    """The columns that may give a target away, and their types."""
+    return {
+        column.columns[0]: column.type
+        for column in columns
+        if column.table == table and column.type in ("numeric", "categorical")
+    }
+
+
 def _sample(
-    rows: Rows, number: int, sampled: Array, frames: Sequence[pl.DataFrame],
-    columns: Sequence[Column],
-) -> Sample:  # fmt: skip
+    rows: Rows,
+    number: int,
+    sampled: Array,
+    frames: Sequence[pl.DataFrame],
+    types: Mapping[str, str],
+) -> Sample:
     """The sampled rows of a table, by their numbers in the data set."""
     table, kept = rows.tables[number], rows.keep[number]
     at = np.flatnonzero(sampled if kept is None else sampled[kept])
-    types = {
-        column.columns[0]: column.type
-        for column in columns
-        if column.table == table.name and column.type in ("numeric", "categorical")
-    }
     return Sample(
         table=table.place,
         rows=at + int(rows.starts[number]),

@@ -110,7 +110,7 @@ def _among(few: Array, hashes: Array, rows: Array) -> Array:
     ordered = few[order]
     met = np.zeros(len(few), dtype=bool)
     for start in range(0, len(rows), PIECE):
-        piece = hashes[rows[start : start + PIECE]]
+        piece = np.sort(hashes[rows[start : start + PIECE]])  # neighbours are searched in one place
         at = np.minimum(np.searchsorted(ordered, piece), len(few) - 1)
         met[at[ordered[at] == piece]] = True
     # Equal numbers stand side by side; the search meets the first of them.

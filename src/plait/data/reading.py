@@ -226,8 +226,13 @@ def repeated(ids: Array | None) -> bool:
     """Whether any id stands in two rows."""
     if ids is None:
         return False
-    ordered = np.sort(ids)
-    return bool((ordered[1:] == ordered[:-1]).any())
+    shares = 1 << max(0, len(ids).bit_length() - 20)  # looked at in turn, to bound memory
+    which = ids.view(np.uint16)[::4] & np.uint16(min(shares, 1 << 16) - 1)
+    for share in range(min(shares, 1 << 16)):
+        ordered = np.sort(ids[which == share])
+        if (ordered[1:] == ordered[:-1]).any():
+            return True
+    return False
 
 
 def told_units(rows: Rows) -> Any:

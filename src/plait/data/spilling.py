@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 
-MEMORY = 1 << 24  # bytes that are kept without a file
+MEMORY = 1 << 22  # bytes that are kept without a file
 ROOM = 2.0  # times the bytes of a CSV that must be free
 
 
@@ -37,7 +37,7 @@ class Spill:
 
     def add(self, frame: pl.DataFrame) -> None:
         """Set a frame aside. Raises ``OSError`` where there is no room."""
-        frame.write_ipc_stream(self._file, compat_level=pl.CompatLevel.newest())  # type: ignore[arg-type]
+        frame.write_ipc_stream(self._file, compat_level=pl.CompatLevel.newest())
         self._ends.append(self._file.tell())
 
     def frames(self, names: Sequence[str]) -> Iterator[pl.DataFrame]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def _order(table: Table, ids: Array | None, seed: int) -> Array:
         return place
     drawn = _numbers(ids, seed)
     # Ranks, not the numbers themselves: so the fractions are met to the row.
-    ordered = _distinct(drawn)
+    ordered = _distinct(drawn.copy())
     place = np.empty(len(drawn))
     for start in range(0, len(drawn), 1 << 20):
         piece = slice(start, start + (1 << 20))
@@ -115,33 +115,42 @@ def _order(table: Table, ids: Array | None, seed: int) -> Array:
 
 
 def _distinct(numbers: Array) -> Array:
-    """The different numbers in order; by sorting, which takes less memory than a table of them."""
-    ordered = np.sort(numbers)
-    keep = np.ones(len(ordered), dtype=bool)
-    keep[1:] = ordered[1:] != ordered[:-1]
-    return ordered if keep.all() else ordered[keep]
+    """The different numbers in order; sorted in place, which takes the least memory."""
+    numbers.sort()
+    keep = np.ones(len(numbers), dtype=bool)
+    keep[1:] = numbers[1:] != numbers[:-1]
+    return numbers if keep.all() else numbers[keep]
 
 
 def _drawn(table: Table, ids: Array | None, rule: SplitSpec) -> Array:
     """Every row's part, at random."""
     if ids is None:
         return _random(_order(table, None, rule.seed), rule.fractions)
-    drawn = _numbers(ids, rule.seed)
-    ordered = _distinct(drawn)
+    ordered = _distinct(_numbers(ids, rule.seed))
     edges = np.ceil((np.cumsum(rule.fractions)[:2] - 1e-9) * len(ordered)).astype(np.int64)
     last = np.uint64(2**64 - 1)
     cuts = [ordered[edge] if edge < len(ordered) else last for edge in edges]
-    return ((drawn >= cuts[0]).astype(np.int8) + (drawn >= cuts[1])).astype(np.int8)
+    del ordered
+    split = np.empty(len(ids), dtype=np.int8)
+    for piece, drawn in _drawn_numbers(ids, rule.seed):  # again, not kept: they are as large as ids
+        split[piece] = (drawn >= cuts[0]).astype(np.int8) + (drawn >= cuts[1])
+    return split
 
 
 def _numbers(ids: Array, seed: int) -> Array:
     """A random number for each id, the same wherever it stands."""
-    key = mix(np.array([seed % 2**64], dtype=np.uint64))
     found = np.empty_like(ids)
+    for piece, drawn in _drawn_numbers(ids, seed):
+        found[piece] = drawn
+    return found
+
+
+def _drawn_numbers(ids: Array, seed: int) -> Iterator[tuple[slice, Array]]:
+    """The same numbers piece by piece."""
+    key = mix(np.array([seed % 2**64], dtype=np.uint64))
     for start in range(0, len(ids), 1 << 20):
         piece = slice(start, start + (1 << 20))
-        found[piece] = mix(ids[piece] ^ key)
-    return found
+        yield piece, mix(ids[piece] ^ key)
 
 
 def _by_column(table: Table, values: pl.Series, names: Mapping[str, str]) -> Array:

@@ -3,18 +3,25 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 
 from plait.comparing.model import asked_of
+from plait.comparing.plain.fitting import Samples
+from plait.comparing.plan import Plan
 from plait.comparing.strategies.private_skew import (
     PrivateSkew,
     clipped,
     noise_of,
     statistics,
     user_weights,
+    users_of,
 )
+from plait.data import DataSpec, TableSpec, TaskSpec, load
 from plait.data.seeding import generator
-from plait.testing.strategies import toy_plan
+from plait.testing.strategies import toy_plan, toy_table
+
+KINDS = {"price": "real", "ripe": "binary"}
 
 
 def budgets(users, weights):
@@ -103,6 +110,20 @@ def test_privacy_costs_accuracy_and_none_is_near_the_linear_baseline(tmp_path):
         assert model.evidence["epsilon"] == epsilon
     assert gaps[0] < 0.7
     assert gaps[0] < gaps[2]
+
+
+def test_a_user_is_the_value_of_the_group_column_in_every_task():
+    who = [f"u{i // 4}" for i in range(120)]
+    table = toy_table().with_columns(pl.Series("who", who))
+    specs = {name: TaskSpec(kind=kind, group="who") for name, kind in KINDS.items()}
+    plan = Plan.of(load(DataSpec(tables={"toy": TableSpec(source=table)}, id="id"), specs))
+    named: dict[int, set[str]] = {}
+    for sample in Samples(plan, codes=False, pooled=False):
+        rows, _, _ = plan.dataset.truth(sample.pool.name, "train")
+        for row, user in zip(rows.tolist(), users_of(plan, sample).tolist(), strict=True):
+            named.setdefault(user, set()).add(who[row])
+    assert all(len(names) == 1 for names in named.values())
+    assert len(named) == len(set().union(*named.values())) > 20
 
 
 def test_settings_are_checked():

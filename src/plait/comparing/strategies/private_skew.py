@@ -87,7 +87,7 @@ class PrivateSkew(Strategy):
         samples = Samples(plan, codes=False, pooled=False)
         every = list(samples)
         noise, sigma = noise_of(self.epsilon, self.delta, counting=self.counting)
-        users = [_users(plan, sample) for sample in every]
+        users = [users_of(plan, sample) for sample in every]
         weights = user_weights(users, self.exponent, sigma, seed)
         found, intercepts = {}, {}
         for sample, weight in zip(every, weights, strict=True):
@@ -178,7 +178,7 @@ def _targets(sample: Sample, bound: float) -> tuple[Array, float, float]:
     return value[:, None], 1.0, bound
 
 
-def _users(plan: Plan, sample: Sample) -> Array:
+def users_of(plan: Plan, sample: Sample) -> Array:
     """Who each record of a task belongs to: its group, or its row where it has none."""
     rows, _, _ = plan.dataset.truth(sample.pool.name, "train")
     group = plan.dataset.batch(torch.as_tensor(rows)).task(sample.pool.name).group

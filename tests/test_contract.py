@@ -165,9 +165,9 @@ def first_gate(self: Any, features: Any, task: torch.Tensor, kept: Any = None) -
     return (features.records @ self.bank.stack("weight")[: self.experts].T).softmax(1)
 
 
-def first_adapter(self: Any, x: torch.Tensor, base: torch.Tensor, _: Any) -> torch.Tensor:
+def first_adapter(self: Any, x: torch.Tensor, y: torch.Tensor, _: Any) -> torch.Tensor:
     """Every row through the adapter of the first task."""
-    return base + self.scale * x @ self.down[0].T @ self.up[0].T
+    return y + self.scale[0] * x @ self.down[0].T @ self.up[0].T
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def first_adapter(self: Any, x: torch.Tensor, base: torch.Tensor, _: Any) -> tor
          {"absent_task_is_as_if_never_there", "absent_task_is_left_alone"}),
         (Mmoe, "plait.sharing.base.Gates", "forward", first_gate,
          {"reach_is_exact", "permutation"}),
-        (Lora, "plait.adapting.lora.LoraBank", "forward", first_adapter,
+        (Lora, "plait.adapting.banks.LowRankBank", "adapt", first_adapter,
          {"reach_is_exact", "permutation", "routing_follows_the_record", "folding_is_exact"}),
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from plait.sites import module_sites
+from plait.sites import has_role, module_sites, role_sites
 
 
 class Attention(nn.Module):
@@ -86,3 +86,64 @@ def test_a_pattern_that_matches_nothing_names_the_nearest(pattern, message):
 def test_the_error_says_which_type_was_wanted():
     with pytest.raises(ValueError, match="no module of type Conv2d matches 'query'"):
         module_sites(encoder(), "query", types=(nn.Conv2d,))
+
+
+def named(kind, **more):
+    transformers = pytest.importorskip("transformers")
+    tiny = {
+        "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    if kind in ("distilbert", "t5"):
+        tiny = {"vocab_size": 20}
+    config = transformers.AutoConfig.for_model(kind, **tiny, **more)
+    return nn.ModuleDict({"model": transformers.AutoModel.from_config(config)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "wanted"),
+    [
+        ("bert", {}, {
+            "query": "attention.self.query", "attention_output": "attention.output.dense",
+            "inner": "intermediate.dense", "outer": "output.dense",
+            "outer_norm": "output.LayerNorm", "block": "",
+        }),
+        ("distilbert", {"dim": 8, "hidden_dim": 16, "n_heads": 2, "n_layers": 1}, {
+            "value": "attention.v_lin", "outer": "ffn.lin2", "outer_norm": "output_layer_norm",
+            "block": "",
+        }),
+        ("llama", {"num_key_value_heads": 2}, {
+            "key": "self_attn.k_proj", "attention_output": "self_attn.o_proj",
+            "outer": "mlp.down_proj", "outer_norm": None, "block": "",
+        }),
+        ("vit", {}, {
+            "query": "attention.q_proj", "inner": "mlp.fc1", "outer_norm": None, "block": "",
+        }),
+    ],
+)  # fmt: skip
+def test_roles_find_the_parts_of_a_block_in_any_library(kind, more, wanted):
+    root = named(kind, **more)
+    (block,) = [site.path for site in role_sites(root, "block")]
+    for role, end in wanted.items():
+        found = [site.path for site in role_sites(root, role)]
+        assert found == ([] if end is None else [f"{block}.{end}".rstrip(".")]), role
+
+
+def test_blocks_are_the_outermost_ones():
+    root = named("t5", d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    assert [site.path for site in role_sites(root, "block")] == [
+        "model.encoder.block.0", "model.decoder.block.0",
+    ]  # fmt: skip
+
+
+def test_roles_are_patterns_and_unknown_ones_are_refused():
+    net = nn.ModuleDict({"q_proj": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
+    assert [site.path for site in module_sites(net, ["<query>", "norm"])] == ["q_proj", "norm"]
+    assert [site.path for site in module_sites(net, "<norm>")] == ["norm"]
+    assert has_role("layers.0.q_proj", "query")
+    with pytest.raises(ValueError, match="did you mean 'query'"):
+        module_sites(net, "<quary>")
+    with pytest.raises(ValueError, match="no module matches '<value>'"):
+        module_sites(net, "<value>")
+    with pytest.raises(ValueError, match="goes by name"):
+        has_role("layers.0", "block")

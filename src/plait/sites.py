@@ -13,17 +13,46 @@ Sequential(
 >>> site.undo()
 >>> net[2]
 Linear(in_features=3, out_features=1, bias=True)
+
+A role in angle brackets names modules by what they do, whatever their library calls them (see
+:data:`ROLES`)::
+
+>>> [site.path for site in module_sites(net, "<linear>")]
+['0', '2']
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from plait.method import did_you_mean
+
+# Roles by what the common libraries call a transformer's parts: expressions on the end of a path.
+# ``inner`` and ``outer`` are the first and last matrices of the feed-forward part; the norms are
+# those after a sum, so blocks that normalise first have none.
+NAMED: Mapping[str, str] = {
+    "query": r"query|q_proj|q_lin|query_proj|(SelfAttention|attn)\.q",
+    "key": r"key|k_proj|k_lin|key_proj|(SelfAttention|attn)\.k",
+    "value": r"value|v_proj|v_lin|value_proj|(SelfAttention|attn)\.v",
+    "attention_output": r"attention\.output\.dense|o_proj|out_proj|out_lin|(SelfAttention|attn)\.o",
+    "inner": r"intermediate\.dense|fc1|lin1|up_proj|gate_proj|wi|wi_0|wi_1",
+    "outer": r"\d+\.output\.dense|fc2|lin2|down_proj|wo",
+    "attention_norm": r"attention\.output\.LayerNorm|attention\.LayerNorm|sa_layer_norm",
+    "outer_norm": r"\d+\.output\.LayerNorm|output_layer_norm",
+}
+TYPED: Mapping[str, Callable[[nn.Module], bool]] = {
+    "linear": lambda module: isinstance(module, nn.Linear),
+    "convolution": lambda module: isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d),
+    "embedding": lambda module: isinstance(module, nn.Embedding),
+    "norm": lambda module: type(module).__name__.endswith(("Norm", "Norm1d", "Norm2d")),
+}
+# ``block``: what stands in a list of modules and has attention inside.
+ROLES = (*NAMED, *TYPED, "block")
 
 
 class ModuleSite:
@@ -87,32 +116,72 @@ def module_sites(
     patterns: str | Sequence[str] | None = None,
     types: tuple[type[nn.Module], ...] | None = None,
 ) -> list[ModuleSite]:
-    """The sites whose path matches a glob pattern and whose module is of a type, in order.
+    """The sites whose path matches a pattern and whose module is of a type, in order.
 
-    A pattern matches the whole path or its end after a dot: ``query`` finds every ``….query``.
-    Raises ``ValueError`` with the nearest paths for a pattern that matches nothing of these types.
+    A glob pattern matches the whole path or its end after a dot (``query`` finds every
+    ``….query``), a role in angle brackets what does that work. Raises ``ValueError`` with the
+    nearest paths or roles for a pattern that matches nothing of these types.
     """
-    found = {
-        path: module
-        for path, module in root.named_modules()
-        if path and (types is None or isinstance(module, types))
-    }
+    every = {path: module for path, module in root.named_modules() if path}
+    found = {p: m for p, m in every.items() if types is None or isinstance(m, types)}
     wanted = [patterns] if isinstance(patterns, str) else patterns
     if wanted is None:
         return [ModuleSite(root, path) for path in found]
     chosen = set()
     for pattern in wanted:
-        matched = [path for path in found if _matches(path, pattern)]
+        matched = [path for path in _matched(every, pattern) if path in found]
         if not matched:
             kinds = f" of type {', '.join(t.__name__ for t in types)}" if types else ""
-            hint = _nearest(pattern, list(found))
+            hint = "" if _role(pattern) else _nearest(pattern, list(found))
             raise ValueError(f"no module{kinds} matches {pattern!r}{hint}")
         chosen.update(matched)
     return [ModuleSite(root, path) for path in found if path in chosen]
 
 
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}")
+def role_sites(root: nn.Module, *roles: str) -> list[ModuleSite]:
+    """The sites that have any of these roles, in order; empty where none has."""
+    found = {path: module for path, module in root.named_modules() if path}
+    chosen = {path for role in roles for path in _matched(found, f"<{role}>")}
+    return [ModuleSite(root, path) for path in found if path in chosen]
+
+
+def has_role(path: str, role: str) -> bool:
+    """Whether a path ends as those of a role that goes by name; ``ValueError`` for another."""
+    if role not in NAMED:
+        raise ValueError(f"no role {role!r} that goes by name{did_you_mean(role, NAMED)}")
+    return re.fullmatch(rf"(.*\.)?({NAMED[role]})", path) is not None
+
+
+def _role(pattern: str) -> str:
+    """The role that a pattern names, or nothing; ``ValueError`` for one that does not exist."""
+    if not (pattern.startswith("<") and pattern.endswith(">")):
+        return ""
+    role = pattern[1:-1]
+    if role not in ROLES:
+        raise ValueError(f"no role {pattern!r} for a module{did_you_mean(role, ROLES)}")
+    return role
+
+
+def _matched(found: Mapping[str, nn.Module], pattern: str) -> list[str]:
+    role = _role(pattern)
+    if role in TYPED:
+        return [path for path, module in found.items() if TYPED[role](module)]
+    if role in NAMED:
+        return [path for path in found if has_role(path, role)]
+    if role == "block":
+        return _blocks(found)
+    return [p for p in found if fnmatchcase(p, pattern) or fnmatchcase(p, f"*.{pattern}")]
+
+
+def _blocks(found: Mapping[str, nn.Module]) -> list[str]:
+    """The outermost items of lists that have queries inside."""
+    query = re.compile(rf"(?P<block>(?P<list>.*?)\.\d+)\.(.*\.)?({NAMED['query']})")
+    blocks = dict.fromkeys(
+        at["block"]
+        for at in map(query.fullmatch, found)
+        if at and isinstance(found.get(at["list"]), nn.ModuleList)
+    )
+    return list(blocks)
 
 
 def _nearest(pattern: str, paths: list[str]) -> str:

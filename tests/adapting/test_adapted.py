@@ -68,7 +68,10 @@ def two_parts():
 def test_starts_as_the_network_it_adapts(sharing):
     start = mlp(sharing).eval()
     parts, asked = two_parts()
-    before, after = start(parts, asked).raw, build_adapted(start, Lora(), seed=0)(parts, asked).raw
+    before, after = (
+        start(parts, asked).raw,
+        build_adapted(start, Lora(rank=2), seed=0)(parts, asked).raw,
+    )
     for key in before:
         torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-6)
 
@@ -89,7 +92,7 @@ def test_mixed_batches_equal_a_loop_over_tasks():
 
 
 def test_folding_restores_the_weights_exactly_even_after_an_error():
-    adapted = filled(build_adapted(mlp(), Lora(), seed=0))
+    adapted = filled(build_adapted(mlp(), Lora(rank=2), seed=0))
     before = copy.deepcopy(adapted.state_dict())
     with pytest.raises(KeyboardInterrupt), adapted.trunk.folded("real.1"):
         raise KeyboardInterrupt
@@ -101,7 +104,7 @@ def test_folding_restores_the_weights_exactly_even_after_an_error():
 def test_only_adapters_and_heads_train_and_the_start_is_left_alone():
     start = mlp()
     before = copy.deepcopy(start.state_dict())
-    adapted = build_adapted(start, Lora(), seed=0)
+    adapted = build_adapted(start, Lora(rank=2), seed=0)
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert trained == {name for name, _ in adapted.named_parameters() if ".banks." in name}
     assert adapted.shared_parameters() == []
@@ -118,7 +121,7 @@ def test_only_adapters_and_heads_train_and_the_start_is_left_alone():
 
 
 def test_training_one_task_leaves_the_others_outputs_bit_for_bit():
-    adapted = filled(build_adapted(mlp(), Lora(), seed=0))
+    adapted = filled(build_adapted(mlp(), Lora(rank=2), seed=0))
     batch = toy_batch(TASKS)
     before = adapted.predict(batch.parts, batch.labels)
     adapted.train()
@@ -135,7 +138,7 @@ def test_training_one_task_leaves_the_others_outputs_bit_for_bit():
 
 
 def test_the_frozen_part_stays_in_evaluation_mode():
-    adapted = build_adapted(mlp(), Lora(dropout=0.1), seed=0).train()
+    adapted = build_adapted(mlp(), Lora(rank=2, dropout=0.1), seed=0).train()
     assert not any(module.training for module in adapted.trunk.base.modules())
     assert all(bank.training for bank in adapted.trunk.banks.values())
     adapted.eval()
@@ -172,7 +175,7 @@ def test_cached_features_are_refused_where_a_site_lies_inside():
     features = {"a": {"features.review": torch.randn(5, 16)}}
     assert bert()(features, asked).raw["binary"].shape == (1, 1)
     with pytest.raises(ValueError, match="adapted inside"):
-        build_adapted(bert(), Lora(), seed=0)(features, asked)
+        build_adapted(bert(), Lora(rank=2), seed=0)(features, asked)
 
 
 def test_checkpointing_inside_the_backbone_keeps_the_route():
@@ -243,7 +246,7 @@ def test_an_adapted_transformer_comes_back_exactly(tmp_path):
 
 
 def test_copies_route_by_themselves():
-    adapted = filled(build_adapted(mlp(), Lora(), seed=0))
+    adapted = filled(build_adapted(mlp(), Lora(rank=2), seed=0))
     copied = copy.deepcopy(adapted)
     parts, asked = two_parts()
     before = copied(parts, asked).raw["real"]

@@ -88,5 +88,7 @@ def test_chosen_sites_are_patterns():
     assert [site.path for site in Lora(sites=["top"]).choose(net)] == ["top"]
     with pytest.raises(ValueError, match="did you mean 'query'"):
         Lora(sites=["*.quary"]).choose(net)
-    with pytest.raises(ValueError, match="no linear layer"):
+    with pytest.raises(ValueError, match="no <query> and <value> or <linear> for lora"):
         Lora().choose(nn.ReLU())
+    with pytest.raises(ValueError, match=r"no role '<quer>'.*did you mean 'query'"):
+        Lora(sites=["<quer>"]).choose(net)

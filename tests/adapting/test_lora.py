@@ -15,6 +15,7 @@ TASKS = TaskSet(Task(name=name) for name in ("type", "NR.AR", "a/b"))
 
 
 def attached(net, tasks=TASKS, **settings):
+    settings = {"rank": 3, **settings}
     routing = Routing()
     sites = module_sites(net, types=(nn.Linear,))
     return Lora(**settings).attach(sites, tasks, routing), routing
@@ -67,15 +68,20 @@ def test_equals_pefts_lora_for_one_task():
     base = net(torch.float32)
     config = peft.LoraConfig(r=3, lora_alpha=12, lora_dropout=0.0, target_modules=["0", "2"])
     theirs = peft.get_peft_model(copy.deepcopy(base), config)
-    banks, routing = attached(base, rank=3, alpha=12.0)
+    several, alone = copy.deepcopy(base), base
+    banks, routing = attached(several, rank=3, alpha=12.0)
+    only, one_routing = attached(alone, TaskSet([Task(name="one")]), rank=3, alpha=12.0)
     filled(banks)
     for place in ("0", "2"):
         layer = theirs.base_model.model.get_submodule(place)
-        layer.lora_A["default"].weight.data.copy_(banks[place].down[1])
-        layer.lora_B["default"].weight.data.copy_(banks[place].up[1])
+        for name, own in (("down", layer.lora_A), ("up", layer.lora_B)):
+            slices = banks[place].get_parameter(name)
+            own["default"].weight.data.copy_(slices[1])
+            only[place].get_parameter(name).data.copy_(slices[1:2])
     x = torch.randn(6, 5)
-    with routing.to(torch.ones(6).long()):
-        torch.testing.assert_close(base(x), theirs(x), rtol=1e-5, atol=1e-6)
+    with routing.to(torch.ones(6).long()), one_routing.to(torch.zeros(6).long()):
+        torch.testing.assert_close(several(x), theirs(x))
+        assert torch.equal(alone(x), theirs(x))
 
 
 def test_a_row_depends_on_its_own_tasks_slice_only():
@@ -165,3 +171,8 @@ def test_the_cost_does_not_grow_with_the_tasks():
         with routing.to(torch.arange(64) % count), torch.no_grad():
             counts[count] = operations(lambda b=base: b(x))
     assert counts[64] == counts[4]
+
+
+def test_a_rank_above_the_dimension_is_refused():
+    with pytest.raises(ValueError, match=r"rank 4 is above .* of 2 \(6 → 3\); give .* at most 3"):
+        attached(net(), rank=4)

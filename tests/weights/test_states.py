@@ -56,3 +56,15 @@ def test_altered_headers_are_refused_or_read_the_same(tmp_path: Path) -> None:
         path.write_bytes(data)
         with contextlib.suppress(DamagedError):
             assert sum(value.nbytes for value in read_state(path).values()) == 56
+
+
+def test_bfloat16_is_read_as_float32(tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    brief, plain = torch.randn(3, 4).bfloat16(), torch.arange(4).half()
+    save_file({"brief": brief, "plain": plain}, tmp_path / "m.safetensors")
+    found = read_state(tmp_path / "m.safetensors")
+    assert np.array_equal(found["brief"], brief.float().numpy())
+    assert np.array_equal(found["plain"], plain.numpy())
+    assert found["plain"].dtype == np.float16

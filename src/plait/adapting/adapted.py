@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from plait.adapting.base import AdaptedLayer, Adapter, Routing
+from plait.adapting.base import Adapted, Adapter, Bank
+from plait.adapting.routing import Routing
 from plait.batch import Part, Parts, Records
 from plait.method import resolve, spell
-from plait.networks.base import Encoder, Features, Trunk
+from plait.networks.base import Encoder, Features, Trunk, seeded
 from plait.networks.network import Network, start_banks
 from plait.networks.saving import rebuild as rebuild_start
 from plait.networks.stems import Stem
@@ -23,17 +24,25 @@ from plait.networks.transformer import Transformer
 class AdaptedTrunk(Trunk):
     """A frozen trunk run with each record's task routed to the adapters inside.
 
-    Only ``banks`` train. The frozen part stays in evaluation mode, so a task's outputs depend on
-    its own slices and nothing else.
+    Only ``banks`` train, and what the adapter thaws. The frozen part stays in evaluation mode, so
+    a task's outputs depend on its own slices and what is shared. On an adapted trunk the adapter is
+    a second stage: it takes the place of the first, whose ``trained`` banks are frozen.
     """
 
     def __init__(self, start: Trunk, adapter: Adapter) -> None:
         super().__init__(start.tasks, start.width)
-        self.base, self.chain = start.requires_grad_(False), start.chain
+        first = start if isinstance(start, AdaptedTrunk) else None
+        _check_stages(first, adapter)
+        self.adapter = adapter
+        self.base: Trunk = first.base if first else start
+        self.trained: nn.ModuleDict = first.banks if first else nn.ModuleDict()
+        self.base.requires_grad_(False)
+        self.trained.requires_grad_(False)
+        self.chain = start.chain
         self.routing = Routing()
-        sites = adapter.choose(start)
-        self.banks = adapter.attach(sites, start.tasks, self.routing)
-        for path, module in start.named_modules():
+        sites = adapter.choose(self.base)
+        self.banks: nn.ModuleDict = adapter.attach(sites, start.tasks, self.routing)
+        for path, module in self.base.named_modules():
             if isinstance(module, Encoder | Stem):
                 module.among = self.routing.among
             if isinstance(module, Transformer):
@@ -47,6 +56,7 @@ class AdaptedTrunk(Trunk):
         """Set the adapters' training mode; the frozen part stays in evaluation mode."""
         super().train(mode)
         self.base.eval()
+        self.trained.eval()
         for module in self.base.modules():
             # transformers checkpoints training blocks only; the flag of a block reaches no dropout
             if getattr(module, "gradient_checkpointing", False):
@@ -66,9 +76,22 @@ class AdaptedTrunk(Trunk):
             group: Records(records.task, piece)
             for (group, records), piece in zip(asked.items(), pieces, strict=True)
         }
-        with self.routing.to(task[order]):
-            found: tuple[dict[str, Features], dict[str, Tensor]] = self.base(pairs, moved)
-        return found
+        present = torch.zeros(len(self.tasks), dtype=torch.bool, device=task.device)
+        present = present.index_fill(0, task, True)
+        made = {bank: value for bank in self.own if (value := bank.once(present)) is not None}
+        with self.routing.to(task[order], made) as route:
+            features, penalties = self.base(pairs, moved)
+        return features, {**penalties, **route.penalties, **self._penalties(present)}
+
+    @property
+    def own(self) -> list[Bank]:
+        """The banks, and what they share where it is one."""
+        return [bank for bank in self.banks.values() if isinstance(bank, Bank)]
+
+    def _penalties(self, present: Tensor) -> dict[str, Tensor]:
+        each = [bank.penalty(present) for bank in self.own]
+        found = [one for one in each if one is not None]
+        return {self.adapter.card.name: torch.stack(found).sum()} if found else {}
 
     @contextmanager
     def folded(self, task: str) -> Iterator[None]:
@@ -78,10 +101,8 @@ class AdaptedTrunk(Trunk):
         Raises ``KeyError`` for an unknown task, ``ValueError`` for adapters that cannot be folded.
         """
         position = self.tasks.position[self.tasks[task].name]
-        layers = [found for found in self.base.modules() if isinstance(found, AdaptedLayer)]
-        if len(layers) != len(self.banks):
-            raise ValueError("these adapters read their input and cannot be folded into weights")
-        done = []
+        layers = [found for found in self.base.modules() if isinstance(found, Adapted)]
+        done: list[Adapted] = []
         try:
             for layer in layers:
                 layer.fold(position)
@@ -111,11 +132,26 @@ def _pairs(parts: Parts, rows: Tensor) -> tuple[dict[str, Part], Tensor]:
     return found, torch.cat(order)
 
 
+def _check_stages(first: AdaptedTrunk | None, adapter: Adapter) -> None:
+    name, needed = adapter.card.name, adapter.trained_on
+    if needed is None and first is not None:
+        raise ValueError(
+            f"{name} adapts a plain network, and this one has {first.adapter.card.name} inside; "
+            "give the network that it was built from"
+        )
+    if needed is not None and (first is None or type(first.adapter) is not type(needed)):
+        found = f"one with {first.adapter.card.name}" if first else "a plain one"
+        raise ValueError(
+            f"{name} is a second stage: it needs a network with trained {needed.card.name} "
+            f"adapters, and this is {found}"
+        )
+
+
 def build_adapted(network: Network, adapter: Adapter, seed: int) -> Network:
     """A copy of a network, frozen, with an adapter for each task; only adapters and heads train.
 
-    The heads start as the network's own. Raises ``ValueError`` where the adapter's sites match
-    nothing.
+    The heads start as the network's own. An adapter of two stages takes the network of its first.
+    Raises ``ValueError`` where the adapter's sites match nothing, or a stage is missing.
     """
     start = copy.deepcopy(network)
     config = {
@@ -124,7 +160,8 @@ def build_adapted(network: Network, adapter: Adapter, seed: int) -> Network:
         "adapter": spell(adapter),
         "seed": seed,
     }
-    trunk = AdaptedTrunk(start.trunk, adapter)
+    with seeded(seed, "adapter"):
+        trunk = AdaptedTrunk(start.trunk, adapter)
     start_banks(trunk.banks, seed)
     return Network(trunk, start.heads, config).train(network.training)
 

@@ -1,107 +1,205 @@
-"""Small modules on a frozen network: what an adapter is, and how rows find their task's slice."""
+"""Small modules on a frozen network: what an adapter is, and what stands at a site.
+
+An :class:`Adapter` puts a :class:`Bank` at each of its sites: the small modules of all tasks there.
+A bank is called in the frozen module's place, so it may change what goes in, what comes out, or
+both; rows find their task's slice by the :class:`~plait.adapting.routing.Routing`.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
+from plait.adapting.routing import Routing
+from plait.batch import Batch
 from plait.method import Method
-from plait.sites import ModuleSite, module_sites
+from plait.networks.base import Trunk, escape
+from plait.sites import ModuleSite, module_sites, role_sites
 from plait.task import TaskSet
 
-# The query and value projections of attention, as the common libraries name them.
-ATTENTION = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin")
 
+class Bank(nn.Module):
+    """The small modules of one site, for all tasks.
 
-class Routing:
-    """The task of every row while an adapted network runs.
-
-    Banks deep inside a network read it, so that the modules between need not pass it on.
+    Slices that belong to one task each stand in a ``TaskBank`` inside; every other parameter is
+    shared by all tasks. What several banks share they keep in a tuple, and :meth:`Adapter.attach`
+    registers it once.
     """
 
-    def __init__(self) -> None:
-        self._task: Tensor | None = None
+    def once(self, present: Tensor) -> Any:  # noqa: ARG002
+        """What is worked out once a forward, before any row runs, or None.
 
-    @contextmanager
-    def to(self, task: Tensor) -> Iterator[None]:
-        """Inside, row b of everything that runs belongs to task ``task[b]``."""
-        before, self._task = self._task, task
-        try:
-            yield
-        finally:
-            self._task = before
+        ``present`` [T] says which tasks have rows. The banks read it by ``routing.made(self)``.
+        """
+        return None
 
-    @contextmanager
-    def among(self, rows: Tensor) -> Iterator[None]:
-        """Inside, of the rows at hand only these run, in this order."""
-        with nullcontext() if self._task is None else self.to(self._task.index_select(0, rows)):
-            yield
+    def forward(self, base: nn.Module, routing: Routing, *inputs: Any, **named: Any) -> Any:
+        """Stand in for the frozen ``base``, given its inputs."""
+        raise NotImplementedError
+
+    def fold(self, base: nn.Module, task: int) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """The base's tensors, by name, that give what the task at that position gets here.
+
+        Raises ``ValueError`` where no plain tensors can.
+        """
+        raise ValueError("these adapters read their input and cannot be folded into weights")
+
+    def penalty(self, present: Tensor) -> Tensor | None:  # noqa: ARG002
+        """What is added to the loss for the parameters of the ``present`` tasks [T], or None."""
+        return None
+
+    def exported(self, task: int) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """One task's tensors as peft's files name them; ``ValueError`` where they have no form."""
+        raise ValueError("peft's files have no form for these adapters")
+
+    def take(
+        self,
+        task: int,  # noqa: ARG002
+        tensors: Mapping[str, Tensor],  # noqa: ARG002
+        scale: float,  # noqa: ARG002
+    ) -> None:
+        """Fill one task's slice from the tensors of a file; ``ValueError`` where they do not fit.
+
+        ``scale`` is the factor that the file's configuration puts on its products.
+        """
+        raise ValueError("peft's files have no form for these adapters")
+
+    def like(self, base: nn.Module) -> Self:
+        """Move to the type and device of the frozen module."""
+        first = next((p for p in base.parameters() if p.is_floating_point()), None)
+        return self if first is None else self.to(first)
+
+
+class Adapted(nn.Module):
+    """What stands at a site: the frozen module and its bank, which the adapted trunk owns."""
+
+    def __init__(self, base: nn.Module, bank: Bank, routing: Routing) -> None:
+        super().__init__()
+        self.base = base
+        self.routing = routing
+        self.owner = (bank,)  # in a tuple, so that its parameters are not registered twice
+        self.kept: dict[str, Tensor] = {}
+        self.folded = False
 
     @property
-    def task(self) -> Tensor:
-        """The tasks' positions [B]; ``RuntimeError`` outside of :meth:`to`."""
-        if self._task is None:
-            raise RuntimeError(
-                "an adapter ran without knowing its rows' tasks: call the network, not its parts; "
-                "under gradient checkpointing give checkpoint(..., context_fn=routing.contexts)"
-            )
-        return self._task
+    def bank(self) -> Bank:
+        """The bank of this site."""
+        return self.owner[0]
 
-    def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For ``torch.utils.checkpoint``: the tasks of now serve again when it recomputes."""
-        return nullcontext(), self.to(self.task)
+    def __getattr__(self, name: str) -> Any:
+        """The frozen module's attributes, for code that asks a layer for its weight."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
 
-    def by_row(self, x: Tensor) -> Tensor:
-        """Turn [B·n, d] or [B, ..., d] into [B, n, d], a row of the batch after another."""
-        rows = len(self.task)
-        if len(x) % max(rows, 1):
-            raise ValueError(f"an adapter got {len(x)} rows for {rows} rows of the batch")
-        each = math.prod(x.shape[:-1]) // max(rows, 1)  # numel() is no symbol in an exported graph
-        return x.reshape(rows, each, x.shape[-1])
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """As the frozen module, each row by its task."""
+        if self.folded or self.routing.now.off:
+            return self.base(*inputs, **named)
+        return self.bank(self.base, self.routing, *inputs, **named)
 
-
-class AdaptedLayer(nn.Module):
-    """A layer with an adapter that can be written as plain weights, one task at a time."""
-
+    @torch.no_grad()
     def fold(self, task: int) -> None:
-        """Make one task part of the weights; ``ValueError`` where one is already."""
-        raise NotImplementedError
+        """Make one task part of the weights; ``ValueError`` where one is already, or cannot be."""
+        if self.folded:
+            raise ValueError("a task is folded in already; unfold it first")
+        changed = self.bank.fold(self.base, task)
+        own = dict(self.base.named_parameters())
+        self.kept = {name: own[name].detach().clone() for name in changed}
+        for name, value in changed.items():
+            own[name].copy_(value)
+        self.folded = True
 
+    @torch.no_grad()
     def unfold(self) -> None:
         """Restore the frozen weights, bit for bit; ``ValueError`` where no task is folded in."""
-        raise NotImplementedError
+        if not self.folded:
+            raise ValueError("no task is folded in")
+        own = dict(self.base.named_parameters())
+        for name, value in self.kept.items():
+            own[name].copy_(value)
+        self.kept, self.folded = {}, False
 
 
 class Adapter(Method):
     """A kind of small module; ``card.family`` is ``adapting``.
 
-    ``sites``: glob patterns of the modules to adapt; empty for the query and value projections
-    where the network has attention, else every linear layer.
+    A setting ``sites`` holds glob patterns, or roles in angle brackets, of the modules to adapt;
+    empty for the first of the method's ``places`` (roles) that the network has. ``types`` are those
+    it can stand at. ``trained_on`` is the adapter that must have been trained on the network
+    before, for methods of two stages: what that one trained is frozen then, and its sites are this
+    one's. ``transformers_only`` marks what stands in attention or before embeddings.
     """
 
-    sites: Sequence[str]
+    places: ClassVar[Sequence[Sequence[str]]] = (("query", "value"), ("linear",))
+    types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
+    transformers_only: ClassVar[bool] = False
+
+    @property
+    def named(self) -> Sequence[str]:
+        """The setting ``sites``, where a method has it."""
+        found: Sequence[str] = self.settings().get("sites", ())
+        return found
+
+    @property
+    def trained_on(self) -> Adapter | None:
+        """The adapter of the first stage, or None."""
+        return None
 
     def attach(
         self, sites: Sequence[ModuleSite], tasks: TaskSet, routing: Routing
     ) -> nn.ModuleDict:
         """Put the adapter at the sites; returns its banks by (escaped) path, all that it trains.
 
-        Where plain weights can express it, what stands at a site is an :class:`AdaptedLayer`.
+        Called with torch's randomness keyed by the seed, so that shared parameters may draw from
+        it; task slices start by themselves. See :func:`put`.
         """
         raise NotImplementedError
 
     def choose(self, network: nn.Module) -> list[ModuleSite]:
-        """The linear layers of the network that this adapter's ``sites`` name.
+        """The sites in a network.
 
         Raises ``ValueError`` with the nearest names for a pattern that matches none.
         """
-        if self.sites:
-            return module_sites(network, self.sites, types=(nn.Linear,))
-        linear = module_sites(network, types=(nn.Linear,))
-        attention = [site for site in linear if site.path.rpartition(".")[2] in ATTENTION]
-        if not linear:
-            raise ValueError("the network has no linear layer to adapt; name its sites")
-        return attention or linear
+        if self.trained_on is not None:
+            return module_sites(network, self.named or None, types=(Adapted,))
+        if self.named:
+            return module_sites(network, self.named, types=self.types)
+        for roles in self.places:
+            if found := role_sites(network, *roles):
+                return [site for site in found if isinstance(site.module, self.types)]
+        listed = " or ".join(" and ".join(f"<{role}>" for role in roles) for roles in self.places)
+        raise ValueError(f"the network has no {listed} for {self.card.name} to adapt; name sites")
+
+    def peft_config(self, banks: Mapping[str, Bank], task: int) -> dict[str, Any]:  # noqa: ARG002
+        """What peft's ``adapter_config.json`` says of one task's adapters, given by path.
+
+        Raises ``ValueError`` where peft has no form for them.
+        """
+        raise ValueError(f"peft's files have no form for {self.card.name}")
+
+    def begin(self, trunk: Trunk, batches: Iterable[Batch]) -> None:
+        """Start from data, where the card needs FEATURES; called once, before any training."""
+
+
+def put(
+    sites: Sequence[ModuleSite],
+    routing: Routing,
+    make: Callable[[ModuleSite], Bank],
+    **shared: nn.Module,
+) -> nn.ModuleDict:
+    """Put a bank of its own at each site; returns them, with what they ``shared`` beside them."""
+    banks = nn.ModuleDict(shared)
+    for site in sites:
+        bank = make(site).like(site.module)
+        banks[escape(site.path)] = bank
+
+        def wrapped(base: nn.Module, bank: Bank = bank) -> Adapted:
+            return Adapted(base, bank, routing)
+
+        site.replace(wrapped)
+    return banks

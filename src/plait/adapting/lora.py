@@ -9,7 +9,7 @@ Parameters: T·r·(d_in + d_out) for each site.
 
     >>> import torch
     >>> from plait import Task, TaskSet
-    >>> from plait.adapting.base import Routing
+    >>> from plait.adapting import Routing
     >>> from plait.sites import module_sites
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3))
     >>> tasks, routing = TaskSet([Task(name="a"), Task(name="b")]), Routing()
@@ -24,17 +24,16 @@ Parameters: T·r·(d_in + d_out) for each site.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch import nn
 
-from plait.adapting.base import AdaptedLayer, Adapter, Routing
+from plait.adapting.banks import LowRankBank, check_low_rank, linear_at, lora_config
+from plait.adapting.base import Adapter, Bank, put
+from plait.adapting.routing import Routing
 from plait.method import Card, Law, Paper
-from plait.networks.base import TaskBank, escape, uniform
 from plait.sites import ModuleSite
 from plait.task import TaskSet
 
@@ -65,87 +64,20 @@ class Lora(Adapter):
     )
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        check_low_rank(self.rank, self.dropout)
 
     def attach(
         self, sites: Sequence[ModuleSite], tasks: TaskSet, routing: Routing
     ) -> nn.ModuleDict:
         """Wrap the linear layers at the sites; ``ValueError`` for a site of another type."""
-        banks = nn.ModuleDict()
-        for site in sites:
-            linear = site.module
-            if not isinstance(linear, nn.Linear):
-                raise ValueError(f"lora adapts linear layers; {site!r} is none")
-            bank = LoraBank(tasks.names, linear, self)
-            banks[escape(site.path)] = bank
-            site.replace(partial(AdaptedLinear, bank=bank, routing=routing))
-        return banks
 
+        def bank(site: ModuleSite) -> Bank:
+            linear = linear_at(site, "lora", self.rank)
+            scale = self.alpha / self.rank
+            return LowRankBank(tasks.names, linear, self.rank, scale, self.dropout)
 
-class LoraBank(TaskBank):
-    """A [T, r, d_in] and B [T, d_out, r] of one site."""
+        return put(sites, routing, bank)
 
-    def __init__(self, names: Sequence[str], linear: nn.Linear, settings: Lora) -> None:
-        super().__init__(names)
-        self.scale = settings.alpha / settings.rank
-        self.dropout = settings.dropout
-        start = uniform(linear.in_features)
-        self.down = self.add("down", settings.rank, linear.in_features, start=start)
-        self.up = self.add("up", linear.out_features, settings.rank)
-        self.to(linear.weight)
-
-    def forward(self, x: Tensor, base: Tensor, task: Tensor) -> Tensor:
-        """Inputs [B, n, d_in], the base's outputs [B, n, d_out], task [B] → base + s·B A x."""
-        down = self.down.index_select(0, task).transpose(1, 2)
-        up = self.up.index_select(0, task).transpose(1, 2)
-        narrow = torch.bmm(F.dropout(x, self.dropout, self.training), down)
-        return torch.baddbmm(base, narrow, up, alpha=self.scale)
-
-    def change(self, task: int) -> Tensor:
-        """ΔW = s·B_t A_t [d_out, d_in] of the task at that position."""
-        return self.scale * self.up[task] @ self.down[task]
-
-
-class AdaptedLinear(AdaptedLayer):
-    """A frozen linear layer with its bank, which the adapted trunk owns."""
-
-    def __init__(self, base: nn.Module, bank: LoraBank, routing: Routing) -> None:
-        super().__init__()
-        assert isinstance(base, nn.Linear)
-        self.base = base
-        self.routing = routing
-        self.owner = (bank,)  # in a tuple, so that its parameters are not registered twice
-        self.kept: Tensor | None = None
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight, for code that asks a layer for its type or device."""
-        return self.base.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B·n, d_in] or [B, ..., d_in], rows by task as routed → the same with d_out."""
-        y: Tensor = self.base(x)
-        if self.kept is not None:
-            return y
-        routing, (bank,) = self.routing, self.owner
-        found: Tensor = bank(routing.by_row(x), routing.by_row(y), routing.task)
-        return found.view(y.shape)
-
-    @torch.no_grad()
-    def fold(self, task: int) -> None:
-        """Add one task's ΔW to the frozen weight, until :meth:`unfold` restores it exactly."""
-        if self.kept is not None:
-            raise ValueError("a task is folded in already; unfold it first")
-        self.kept = self.base.weight.detach().clone()
-        self.base.weight += self.owner[0].change(task)
-
-    @torch.no_grad()
-    def unfold(self) -> None:
-        """Restore the frozen weight, bit for bit."""
-        if self.kept is None:
-            raise ValueError("no task is folded in")
-        self.base.weight.copy_(self.kept)
-        self.kept = None
+    def peft_config(self, banks: Mapping[str, Bank], task: int) -> dict[str, Any]:
+        """As LoRA."""
+        return lora_config(banks, task, self.dropout)

@@ -19,7 +19,7 @@ from plait.batch import Batch, Input, Parts, Records
 from plait.comparing.folders import check_format, read_object, refuse_others, sound
 from plait.comparing.results import Cost
 from plait.networks.frozen import features_of
-from plait.networks.network import Network, inputs_from_json
+from plait.networks.network import Network, inputs_from_json, plain_config
 from plait.networks.transformer import Transformer
 from plait.task import Task, TaskSet
 from plait.weights.files import DamagedError, write_json
@@ -143,8 +143,7 @@ class NetworkModel(Model):
         return featured(self.network, dataset, cache)
 
     def inputs(self) -> Mapping[str, Input]:
-        config = self.network.config
-        return inputs_from_json(config.get("start", config)["inputs"])
+        return inputs_from_json(plain_config(self.network.config)["inputs"])
 
     def cost(self) -> Cost:
         stored = sum(parameter.numel() for parameter in self.network.parameters())

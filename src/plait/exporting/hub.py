@@ -14,7 +14,6 @@ Tasks are numbered in the order of ``heads.json``: names from data are never nam
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from torch import Tensor, nn
 
 import plait
 from plait.adapting.adapted import AdaptedTrunk
-from plait.adapting.lora import AdaptedLinear, LoraBank
+from plait.adapting.base import Adapted, Bank
+from plait.adapting.files import places, save_adapter
 from plait.comparing.model import BundleModel, Model, NetworkModel
 from plait.comparing.predictor import Predictor
 from plait.data.inputs import Text
@@ -37,7 +37,7 @@ from plait.exporting.subject import Subject
 from plait.method import resolve
 from plait.networks.base import escape
 from plait.networks.encoder import Mlp, StemEncoder
-from plait.networks.network import Network
+from plait.networks.network import Network, plain_config
 from plait.networks.transformer import Transformer
 from plait.sharing.hard import Hard
 from plait.task import TaskSet
@@ -107,18 +107,15 @@ class _Parts:
 
     stem: Transformer
     above: Mlp
-    banks: Mapping[str, LoraBank]
+    banks: Mapping[str, Bank]
     network: Network
     text: Text
     order: list[str]
 
     @classmethod
     def of(cls, network: Network, subject: Subject) -> _Parts:
-        trunk, config = network.trunk, network.config
-        if isinstance(trunk, AdaptedTrunk):
-            base, config = trunk.base, config["start"]
-        else:
-            base = trunk
+        trunk, config = network.trunk, plain_config(network.config)
+        base = trunk.base if isinstance(trunk, AdaptedTrunk) else trunk
         sharing = config.get("sharing")
         encoder = getattr(base, "encoder", None)
         if sharing is None or not isinstance(resolve("sharing", sharing), Hard):
@@ -156,8 +153,7 @@ class _Parts:
         if self.banks:
             for number, name in enumerate(self.order):
                 adapters[name] = f"adapters/{number}"
-                position = self.network.tasks.position[name]
-                _write_adapter(folder / adapters[name], self.banks, position)
+                save_adapter(self.network, name, folder / adapters[name], base="../..")
         tensors, told = self._heads(adapters)
         save_file(tensors, folder / "heads.safetensors", metadata={"format": "pt"})
         write_json(folder / "heads.json", told)
@@ -203,44 +199,26 @@ def _plain(model: nn.Module) -> Any:
     found = copy.deepcopy(model).cpu().float()
     for parent in list(found.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, AdaptedLinear):
+            if isinstance(child, Adapted):
                 setattr(parent, name, child.base)
     return found
 
 
-def _banks(trunk: AdaptedTrunk, stem: Transformer) -> dict[str, LoraBank]:
+def _banks(trunk: AdaptedTrunk, stem: Transformer) -> dict[str, Bank]:
     """The adapters by their path inside the transformer."""
-    found: dict[str, LoraBank] = {}
-    for path, module in stem.model.named_modules():
-        if isinstance(module, AdaptedLinear):
-            found[path] = module.owner[0]
-    if len(found) != len(trunk.banks):
+    inside = [module for module in stem.modules() if isinstance(module, Adapted)]
+    try:
+        found = places(trunk)
+        for bank in found.values():
+            bank.exported(0)
+    except ValueError as error:
+        raise ExportError(f"{error}; {INSTEAD}") from error
+    if len(inside) != len(found):
         raise ExportError(
-            "peft's format holds LoRA adapters inside the transformer; this model has adapters of "
-            f"another kind, or at other places; {INSTEAD}"
+            "peft's format holds adapters inside the transformer; this model has some at other "
+            f"places; {INSTEAD}"
         )
     return found
-
-
-def _write_adapter(folder: Path, banks: Mapping[str, LoraBank], position: int) -> None:
-    """One task's adapters in peft's format."""
-    some = next(iter(banks.values()))
-    rank = some.down.shape[1]
-    tensors = {}
-    for path, bank in banks.items():
-        start = f"base_model.model.{path}"
-        tensors[f"{start}.lora_A.weight"] = bank.down[position].detach().float().cpu().clone()
-        tensors[f"{start}.lora_B.weight"] = bank.up[position].detach().float().cpu().clone()
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {
-        "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION", "base_model_name_or_path": "../..",
-        "r": rank, "lora_alpha": some.scale * rank, "lora_dropout": some.dropout, "bias": "none",
-        "target_modules": sorted(banks), "fan_in_fan_out": False, "inference_mode": True,
-        "modules_to_save": None, "layers_to_transform": None, "rank_pattern": {},
-        "alpha_pattern": {},
-    }  # fmt: skip
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 README = """---

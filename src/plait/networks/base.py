@@ -34,12 +34,26 @@ def _zeros(slice_: Tensor, generator: torch.Generator) -> None:  # noqa: ARG001
     slice_.zero_()
 
 
+def _ones(slice_: Tensor, generator: torch.Generator) -> None:  # noqa: ARG001
+    slice_.fill_(1.0)
+
+
+def _normal(slice_: Tensor, generator: torch.Generator, std: float) -> None:
+    slice_.normal_(0.0, std, generator=generator)
+
+
 def uniform(fan_in: int) -> Start:
     """Start from U(±1/√fan_in), as ``nn.Linear`` does."""
     return partial(_uniform, bound=max(fan_in, 1) ** -0.5)
 
 
+def normal(std: float) -> Start:
+    """Start from N(0, std²)."""
+    return partial(_normal, std=std)
+
+
 zeros: Start = _zeros
+ones: Start = _ones
 
 
 Name = str | None  # a task's, or None for what belongs to no task
@@ -67,14 +81,32 @@ class Bank(nn.Module):
         self.trainers = None if trainers is None else tuple(trainers)
         self.slices = tuple(_numbered(self.names, about or [None] * len(self.names)))
         self.starts: dict[str, Start | Sequence[Start]] = {}
+        self.notes: dict[str, float] = {}
+        self.paces: dict[str, float] = {}
 
-    def add(self, name: str, *shape: int, start: Start | Sequence[Start] = zeros) -> nn.Parameter:
-        """Add a parameter [S, *shape] whose slices ``start``, or one for each, fills at first."""
+    def add(
+        self,
+        name: str,
+        *shape: int,
+        start: Start | Sequence[Start] = zeros,
+        pace: float = 1.0,
+    ) -> nn.Parameter:
+        """Add a parameter [S, *shape] whose slices ``start``, or one for each, fills at first.
+
+        It learns at ``pace`` times the rate of training.
+        """
+        if pace != 1.0:
+            self.paces[name] = pace
         parameter = nn.Parameter(torch.zeros(len(self.names), *shape))
         self.register_parameter(name, parameter)
         self.starts[name] = start
         self.reset()
         return parameter
+
+    def note(self, name: str, value: float) -> None:
+        """Add a constant [S] that is stored for each slice and not trained."""
+        self.notes[name] = value
+        self.register_buffer(name, torch.full((len(self.names),), value))
 
     def stack(self, name: str) -> Tensor:
         """A parameter [S, ...], or what ``functional_call`` puts in its place."""
@@ -94,6 +126,26 @@ class Bank(nn.Module):
                 more = (about, number) if about is not None or number else ()
                 begin(slice_, generator.manual_seed(key(seed, place, name, owner, *more)))
             self.get_parameter(name).copy_(fresh)
+
+    @torch.no_grad()
+    def select(self, names: Sequence[str], seed: int = 0, place: str = "") -> None:
+        """Hold one slice for each of these names; those of new names start as in :meth:`reset`."""
+        before = {name: position for position, name in enumerate(self.names)}
+        old = {name: self.get_parameter(name) for name in self.starts}
+        kept = {name: self.get_buffer(name) for name in self.notes}
+        self.names = tuple(names)
+        self.slices = tuple(_numbered(self.names, [None] * len(names)))
+        there = [(row, before[name]) for row, name in enumerate(names) if name in before]
+        for name, parameter in old.items():
+            fresh = parameter.new_empty(len(names), *parameter.shape[1:])
+            trains = parameter.requires_grad
+            self.register_parameter(name, nn.Parameter(fresh, requires_grad=trains))
+        self.reset(seed, place)
+        for name, buffer in kept.items():
+            self.register_buffer(name, buffer.new_full((len(names),), self.notes[name]))
+        for row, position in there:
+            for name, value in (*old.items(), *kept.items()):
+                getattr(self, name)[row] = value[position]
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Register a parameter whose leading dimension counts the names; ``ValueError`` if not."""
@@ -165,6 +217,16 @@ def trainers_of(parameter: Tensor, everyone: Iterable[str]) -> frozenset[str]:
     """The tasks that train some of a parameter: ``everyone``, unless its slices say less."""
     slices = slice_trainers(parameter)
     return frozenset(everyone) if slices is None else frozenset().union(*slices)
+
+
+def paces_of(network: nn.Module) -> dict[nn.Parameter, float]:
+    """The parameters that learn at a pace of their own, as factors on the rate."""
+    return {
+        module.get_parameter(name): pace
+        for module in network.modules()
+        if isinstance(module, Bank)
+        for name, pace in module.paces.items()
+    }
 
 
 def task_slices(parameter: Tensor) -> tuple[str, ...] | None:
@@ -250,10 +312,15 @@ class Trunk(nn.Module):
 
     def __init__(self, tasks: TaskSet, width: int) -> None:
         super().__init__()
-        self.tasks = tasks
         self.width = width
+        self.seat(tasks)
+
+    def seat(self, tasks: TaskSet) -> None:
+        """Serve these tasks; the places of records follow their order."""
+        self.tasks = tasks
         order = [tasks.position[name] for group in tasks.groups.values() for name in group.tasks]
-        self.register_buffer("order", torch.tensor(order), persistent=False)
+        device = next((p.device for p in self.parameters()), None)
+        self.register_buffer("order", torch.tensor(order, device=device), persistent=False)
         sizes = [0, *(len(group.tasks) for group in tasks.groups.values())]
         self.offsets = {g: sum(sizes[: i + 1]) for i, g in enumerate(tasks.groups)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +13,7 @@ from plait.kinds import KINDS
 from plait.method import did_you_mean
 from plait.networks.base import Bank, Features, TaskBank, escape, uniform
 from plait.networks.routing import routed_linear
-from plait.task import Task, TaskSet
+from plait.task import HeadGroup, Task, TaskSet
 
 
 class Heads(nn.Module):
@@ -37,12 +37,34 @@ class Heads(nn.Module):
         self.banks = nn.ModuleDict()
         for key, group in tasks.groups.items():
             who = [(trainers or {}).get(name, frozenset({name})) for name in group.tasks]
-            alone = all(len(some) == 1 for some in who)
-            bank = TaskBank(group.tasks) if alone else Bank(group.tasks, trainers=who)
-            bank.add("weight", group.outputs, width, start=uniform(width))
-            bank.add("bias", group.outputs)
-            self.banks[escape(key)] = bank
+            self.banks[escape(key)] = self._fresh(group, who)
         self.start_at(priors or {})
+
+    def _fresh(self, group: HeadGroup, who: Sequence[frozenset[str]]) -> Bank:
+        alone = all(len(some) == 1 for some in who)
+        bank = TaskBank(group.tasks) if alone else Bank(group.tasks, trainers=who)
+        bank.add("weight", group.outputs, self.width, start=uniform(self.width))
+        bank.add("bias", group.outputs)
+        return bank
+
+    def seat(self, tasks: TaskSet, seed: int, place: str) -> None:
+        """Serve these tasks: heads that are known stay as they are, new ones start by the seed.
+
+        ``place`` is the path of the heads in their network.
+        """
+        like = next(self.parameters())
+        before, self.banks, self.tasks = self.banks, nn.ModuleDict(), tasks
+        for group, found in tasks.groups.items():
+            name = escape(group)
+            known = name in before
+            who = [frozenset({task}) for task in found.tasks]
+            bank = before[name] if known else self._fresh(found, who).to(like)
+            assert isinstance(bank, Bank)
+            if known:
+                bank.select(found.tasks, seed, f"{place}.banks.{name}")
+            else:
+                bank.reset(seed, f"{place}.banks.{name}")
+            self.banks[name] = bank
 
     def forward(
         self, features: Mapping[str, Features], asked: Mapping[str, Records]

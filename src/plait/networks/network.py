@@ -202,6 +202,13 @@ def rebuild(config: Mapping[str, Any]) -> Network:
     )
 
 
+def plain_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the network beneath any adapters."""
+    while "start" in config:
+        config = config["start"]
+    return config
+
+
 def inputs_to_json(inputs: Mapping[str, Input]) -> list[dict[str, Any]]:
     """Inputs as plain data."""
     return [

@@ -85,6 +85,8 @@ class Transformer(Stem):
         enable({"use_reentrant": False, **settings})
 
     def encode(self, key: str, value: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
+        if not len(value):
+            return torch.zeros(0, self.widths[0], dtype=dtype, device=value.device)
         pieces = by_length(value)
         if len(pieces) == 1:
             return self._pooled(value[:, : pieces[0][1]])

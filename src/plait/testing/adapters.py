@@ -38,28 +38,33 @@ def _trunk(network: Network) -> AdaptedTrunk:
 
 def _train(network: Network, batch: Batch, steps: int = 3, rate: float = 0.1) -> None:
     trainable = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trainable, lr=rate)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss_sum(network, batch).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    optimizer = torch.optim.SGD(trainable, lr=rate / len(batch))
+    network.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss_sum(network, batch).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    network.eval()
 
 
 @suite.law("with fresh adapters the network says what it said without them")
 def fresh_adapter_changes_nothing(subject: Subject) -> None:
     tasks = toy_tasks()
-    network, batch = start_of(tasks), double_batch(tasks)
+    network, batch = start_of(subject, tasks), double_batch(tasks)
     close(by_task(network, batch), by_task(adapted(subject, tasks), batch), 1e-12, "fresh adapters")
 
 
-@suite.law("only adapters and heads can be trained, and every adapter slice has its task")
+@suite.law("only adapters and heads can be trained, and slices by task are those of the set")
 def only_banks_train(subject: Subject) -> None:
     tasks = toy_tasks()
     network = adapted(subject, tasks)
     banks = banks_of(network)
     assert banks, "there is no adapter"
     for name, parameter in banks.items():
-        assert task_slices(parameter) == tasks.names, f"{name} has slices {task_slices(parameter)}"
+        slices = task_slices(parameter)
+        assert slices in (None, tasks.names), f"{name} has slices {slices}"
     for name, parameter in network.named_parameters():
         wanted = name in banks or name.startswith("heads.")
         assert parameter.requires_grad == wanted, f"{name}: requires_grad {parameter.requires_grad}"
@@ -80,13 +85,13 @@ def frozen_stays_frozen(subject: Subject) -> None:
 @suite.law("the network that was given is not touched")
 def start_is_untouched(subject: Subject) -> None:
     tasks = toy_tasks()
-    network = start_of(tasks)
-    before = state_of(network)
+    network = start_of(subject, tasks)
+    before, trains = state_of(network), [p.requires_grad for p in network.parameters()]
     made = build_adapted(network, subject.make(), 0)
     _train(made, double_batch(tasks))
     assert network.state_dict().keys() == before.keys(), "its modules were replaced"
     close(before, state_of(network), 0.0, "the start")
-    assert all(p.requires_grad for p in network.parameters()), "its parameters were frozen"
+    assert trains == [p.requires_grad for p in network.parameters()], "some were frozen"
 
 
 @suite.law("a row goes through the adapter of its own task")
@@ -94,11 +99,15 @@ def routing_follows_the_record(subject: Subject) -> None:
     tasks = toy_tasks()
     network, batch = network_of(subject, tasks), double_batch(tasks)
     before = {name: raw.detach() for name, raw in by_task(network, batch).items()}
+    if not any(task_slices(parameter) for parameter in banks_of(network).values()):
+        return  # all tasks share the adapter, and the input decides
     for task in ("binary.0", "classes.3"):
         kept = state_of(network)
         with torch.no_grad():
             for parameter in banks_of(network).values():
-                parameter[tasks.position[task]] += 0.5
+                if task_slices(parameter):
+                    own = parameter[tasks.position[task]]
+                    own += torch.linspace(-0.5, 0.7, own.numel()).to(own).view(own.shape)
         after = by_task(network, batch)
         others = {name: raw for name, raw in before.items() if name != task}
         close(others, after, 0.0, f"the adapter of {task} was changed")
@@ -119,14 +128,16 @@ def other_tasks_are_untouched(subject: Subject) -> None:
         assert same == (task != "real.1"), f"{task} {'stood still' if same else 'moved'}"
 
 
-@suite.law("adapters cost the same for every task")
+@suite.law("each further task costs the same")
 def cost_is_per_task(subject: Subject) -> None:
+    if subject.make().trained_on is not None:
+        return  # what combines the tasks' adapters grows with their number
     sizes = {}
     for count in (1, 3, 6):
         tasks = TaskSet(Task(name=f"t{i}") for i in range(count))
         sizes[count] = sum(p.numel() for p in banks_of(adapted(subject, tasks)).values())
-    assert sizes[3] == 3 * sizes[1], f"3 tasks cost {sizes[3]}, one costs {sizes[1]}"
-    assert sizes[6] == 6 * sizes[1], f"6 tasks cost {sizes[6]}, one costs {sizes[1]}"
+    two, five = sizes[3] - sizes[1], sizes[6] - sizes[1]
+    assert 2 * five == 5 * two, f"2 more tasks cost {two}, 5 more cost {five}"
 
 
 @suite.law("a task folded into the weights says the same, and unfolding restores them exactly")
@@ -147,7 +158,7 @@ def folding_is_exact(subject: Subject) -> None:
 
 @suite.law("sites that match nothing are refused", lambda s: "sites" in s.cls.accepted())
 def unknown_sites_are_refused(subject: Subject) -> None:
-    network, nowhere = start_of(toy_tasks()), subject.make(sites=("no_such_layer",))
+    network, nowhere = start_of(subject, toy_tasks()), subject.make(sites=("no_such_layer",))
     said = refusal(lambda: build_adapted(network, nowhere, 0))
     assert "no_such_layer" in said, f"it was said: {said!r}"
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.adapting import AdaptedTrunk, build_adapted
-from plait.batch import Batch, Records
+from plait.batch import Batch, Input, Records
 from plait.losses import LOSSES
 from plait.method import Law, Need
 from plait.networks import Network, bank_slices, build_network, task_slices
@@ -43,7 +43,8 @@ def network_of(subject: Subject, tasks: TaskSet, seed: int = 0) -> Network:
     sharing = subject.make()
     if Need.ORDERED in sharing.card.needs:
         tasks = in_chain(tasks)
-    return _network(tasks, sharing, depth=1, seed=seed)
+    encoder = {"trunk": {"mlp": {"width": 8, "depth": 1}}}
+    return _network(tasks, sharing, toy_inputs(), encoder, seed)
 
 
 def in_chain(tasks: TaskSet) -> TaskSet:
@@ -55,20 +56,47 @@ def in_chain(tasks: TaskSet) -> TaskSet:
 
 
 def adapted(subject: Subject, tasks: TaskSet, seed: int = 0) -> Network:
-    """A frozen network with fresh adapters of the subject."""
-    return build_adapted(start_of(tasks), subject.make(), seed).double()
+    """A frozen network with fresh adapters of the subject, in evaluation mode: some draw noise."""
+    return build_adapted(start_of(subject, tasks), subject.make(), seed).double().eval()
 
 
-def start_of(tasks: TaskSet) -> Network:
-    """The network to be adapted."""
-    return _network(tasks, Hard(), depth=2, seed=0)
+def start_of(subject: Subject, tasks: TaskSet) -> Network:
+    """The network to be adapted; for a second stage, with adapters of the first, moved."""
+    adapter = subject.make()
+    if adapter.transformers_only:
+        network = _network(tasks, Hard(), TEXTS, BERT, 0)
+    else:
+        encoder = {"trunk": {"mlp": {"width": WIDE, "depth": 2}}}
+        network = _network(tasks, Hard(), VECTORS, encoder, 0)
+    if adapter.trained_on is not None:
+        network = build_adapted(network, adapter.trained_on, 0).double()
+        _move(network)
+    return network
 
 
-def _network(tasks: TaskSet, sharing: Sharing, *, depth: int, seed: int) -> Network:
-    encoder = {"trunk": {"mlp": {"width": 8, "depth": depth}}}
-    found = build_network(
-        inputs=toy_inputs(), tasks=tasks, encoder=encoder, sharing=sharing, seed=seed
-    )
+# A small transformer, and a network wide enough for the default ranks; `dressed` has both inputs.
+WIDE = 64
+VECTORS = {"vector.wide": Input(key="vector.wide", type="vector", shape=(WIDE,))}
+TEXTS = {"text.words": Input(key="text.words", type="text", shape=(-1,), sizes=(18,))}
+TINY = {
+    "model_type": "bert", "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 40,
+    "initializer_range": 0.3, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
+BERT = {
+    "text": {"transformer": {"config": TINY, "max_length": 8, "frozen": False}},
+    "trunk": {"mlp": {"depth": 0}},
+}
+
+
+def _network(
+    tasks: TaskSet,
+    sharing: Sharing,
+    inputs: Mapping[str, Input],
+    encoder: Mapping[str, Any],
+    seed: int,
+) -> Network:
+    found = build_network(inputs=inputs, tasks=tasks, encoder=encoder, sharing=sharing, seed=seed)
     return found.double()
 
 
@@ -82,14 +110,29 @@ def banks_of(network: Network) -> dict[str, nn.Parameter]:
 @torch.no_grad()
 def _move(network: Network) -> None:
     for name, parameter in banks_of(network).items():
-        for task, slice_ in zip(task_slices(parameter) or (), parameter, strict=True):
+        slices = task_slices(parameter)
+        pieces = [("", parameter)] if slices is None else zip(slices, parameter, strict=True)
+        for task, piece in pieces:
             generator = torch.Generator().manual_seed(sum(map(ord, name + task)))
-            slice_ += 0.3 * torch.randn(slice_.shape, generator=generator, dtype=slice_.dtype)
+            noise = torch.randn(piece.shape, generator=generator, dtype=piece.dtype)
+            piece += 0.3 * min(1.0, (8 / max(piece.shape, default=1)) ** 0.5) * noise
 
 
 def double_batch(tasks: TaskSet, **more: Any) -> Batch:
-    """A toy batch in float64."""
-    return toy_batch(tasks, dtype=torch.float64, **more)
+    """A toy batch in float64, dressed."""
+    return dressed(toy_batch(tasks, dtype=torch.float64, **more))
+
+
+def dressed(batch: Batch) -> Batch:
+    """A toy batch whose numbers are there as a wide vector and as a text of four words, too."""
+    numeric = batch.parts["table"]["numeric"]
+    spread = torch.randn(4, WIDE, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    wide = (numeric.double() @ spread / 4).to(numeric.dtype)
+    edges = torch.tensor([-0.7, 0.0, 0.7], dtype=numeric.dtype)
+    words = 1 + torch.bucketize(numeric, edges) + 4 * torch.arange(4)
+    return replace(
+        batch, parts={"table": {"numeric": numeric, "vector.wide": wide, "text.words": words}}
+    )
 
 
 def by_task(network: Network, batch: Batch) -> dict[str, Tensor]:
@@ -216,7 +259,7 @@ def absent_task_cannot_harm(subject: Subject) -> None:
     network, batch = network_of(subject, tasks), double_batch(tasks).only({"binary.0", "real.1"})
     before = {name: raw.detach() for name, raw in by_task(network, batch).items()}
     with torch.no_grad():
-        for parameter in network.parameters():
+        for parameter in (p for p in network.parameters() if p.requires_grad):
             for place, name in enumerate(task_slices(parameter) or ()):
                 if name not in before:
                     parameter[place] = torch.nan
@@ -343,11 +386,11 @@ def state_round_trips(subject: Subject) -> None:
 @suite.law("a network saved to a folder comes back exactly, its words plain data")
 def folder_round_trips(subject: Subject) -> None:
     tasks = TaskSet([*toy_tasks(), Task(name="type"), Task(name="NR.AR", kind="real")])
-    network, batch = network_of(subject, tasks).float(), toy_batch(tasks)
+    network, batch = network_of(subject, tasks).float(), dressed(toy_batch(tasks))
     words = json.loads(json.dumps(network.config, allow_nan=False))
     with tempfile.TemporaryDirectory() as folder:
         network.save_pretrained(folder)
-        again = Network.from_pretrained(folder)
+        again = Network.from_pretrained(folder).train(network.training)
     assert json.loads(json.dumps(again.config)) == words, "the words of the network changed"
     close(by_task(network, batch), by_task(again, batch), 0.0, "after saving and loading")
 
@@ -381,7 +424,7 @@ def runs_repeat(subject: Subject) -> None:
 def precisions_agree(subject: Subject) -> None:
     tasks = toy_tasks()
     wide = by_task(network_of(subject, tasks), double_batch(tasks))
-    narrow = by_task(network_of(subject, tasks).float(), toy_batch(tasks))
+    narrow = by_task(network_of(subject, tasks).float(), dressed(toy_batch(tasks)))
     for name, raw in narrow.items():
         assert raw.dtype == torch.float32, f"{name} is {raw.dtype} in a float32 network"
     close({n: r.double() for n, r in narrow.items()}, wide, 1e-4, "float32 against float64")

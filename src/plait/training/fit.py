@@ -18,7 +18,7 @@ from plait.training.checkpoints import Checkpoint, Progress
 from plait.training.engine import Engine, world
 from plait.training.interrupts import Interrupts
 from plait.training.loop import Loop, Run, Watcher, absent_refused
-from plait.training.optim import decay_groups, moves_absent
+from plait.training.optim import decay_groups, moves_absent, paced
 from plait.training.procedures.base import Ground, Procedure, Validate
 from plait.training.procedures.plain import Plain
 from plait.training.schedules import Schedule
@@ -100,7 +100,8 @@ def _informed(balancer: Balancer | None) -> Balancer:
 
 def _optimizer(procedure: Procedure, ground: Ground) -> torch.optim.Optimizer:
     """The usual optimizer of the procedure."""
-    return procedure.optimizer(ground.network, decay_groups(ground.parameters, 0.01), 1e-3)
+    groups = paced(decay_groups(ground.parameters, 0.01), ground.network, 1e-3)
+    return procedure.optimizer(ground.network, groups, 1e-3)
 
 
 def _taken_up(

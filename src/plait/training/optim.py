@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from plait.networks.base import bank_slices, slice_trainers, task_slices
+from plait.networks.base import bank_slices, paces_of, slice_trainers, task_slices
 
 Group = dict[str, Any]
 
@@ -166,6 +166,18 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
         for some, decay in ((decayed, weight_decay), (plain, 0.0))
         if some
     ]
+
+
+def paced(groups: Iterable[Group], network: nn.Module, rate: float) -> list[Group]:
+    """The groups with the parameters that learn at a pace of their own (``TaskBank``) apart."""
+    paces = paces_of(network)
+    found: list[Group] = []
+    for group in groups:
+        by_pace: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_pace.setdefault(paces.get(parameter, 1.0), []).append(parameter)
+        found += [{**group, "params": some, "lr": rate * p} for p, some in by_pace.items()]
+    return found
 
 
 def moves_absent(optimizer: torch.optim.Optimizer) -> bool:

@@ -18,7 +18,7 @@ from plait.training.loop import Run, Watcher
 from plait.training.measuring import Alignment, Layout, sums_of
 from plait.training.meters import ConflictMeter
 from plait.training.observers import EventLog, Observer
-from plait.training.optim import decay_groups
+from plait.training.optim import decay_groups, paced
 from plait.training.procedures.base import Procedure
 from plait.training.procedures.plain import Plain
 from plait.training.schedules import SCHEDULES
@@ -65,13 +65,16 @@ def train(
     log = EventLog(None if folder is None else folder / "events.jsonl")
     told = [each for each in observers if isinstance(each, Observer)]
     meter = _meter([log, *told], training, steps, feed.steps)
+    rate = training.learning_rate
     fresh = None if balancer is None else balancer.fresh()
     return fit(
         network,
         feed,
         fresh,
         (procedure or Plain()).optimizer(
-            network, decay_groups(parameters, training.weight_decay), training.learning_rate
+            network,
+            paced(decay_groups(parameters, training.weight_decay), network, rate),
+            rate,
         ),
         steps=steps,
         seed=seed,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, load_file, save
 
 from plait.weights.files import DamagedError, write_atomic
 from plait.weights.kinds import SIZES
@@ -147,15 +147,15 @@ def _covered(
 
 
 def read_state(path: str | Path) -> dict[str, Array]:
-    """The tensors of a safetensors file, by name.
+    """The tensors of a safetensors file, by name; bfloat16, which numpy lacks, as float32.
 
     Raises :class:`DamagedError` with path, tensor and fix where the file is not whole (see
     :func:`read_header`) or a tensor holds NaN or infinite values.
     """
     path = Path(path)
-    read_header(path)
+    kinds = {kind for kind, _ in read_header(path).tensors.values()}
     try:
-        found: dict[str, Array] = load_file(path)
+        found: dict[str, Array] = _widened(path) if "BF16" in kinds else load_file(path)
     except (SafetensorError, TypeError, KeyError) as error:
         raise DamagedError(f"{path}: not readable as safetensors: {error}; {AGAIN}") from error
     for name, value in found.items():
@@ -163,6 +163,20 @@ def read_state(path: str | Path) -> dict[str, Array]:
             raise DamagedError(
                 f"{path}: {name!r} holds NaN or infinite values; restore the file, or train again"
             )
+    return found
+
+
+def _widened(path: Path) -> dict[str, Array]:
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    told = json.loads(data[8:end])
+    brief = [name for name, row in told.items() if row.get("dtype") == "BF16"]
+    for name in brief:
+        told[name]["dtype"] = "U16"
+    text = json.dumps(told).encode()
+    found: dict[str, Array] = load(len(text).to_bytes(8, "little") + text + data[end:])
+    for name in brief:
+        found[name] = (found[name].astype("<u4") << 16).view("<f4")
     return found
 
 

@@ -1,0 +1,105 @@
+"""Virtual tokens in the transformers of the ``text`` extra: prompts, and prefixes in attention."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plait.networks.transformer import Transformer
+from plait.sites import ModuleSite
+
+
+def transformer_sites(network: nn.Module, who: str, named: Sequence[str] = ()) -> list[ModuleSite]:
+    """The whole transformers of a network; ``ValueError`` where it has none, or sites are named."""
+    stems = [path for path, m in network.named_modules() if isinstance(m, Transformer)]
+    if named:
+        raise ValueError(
+            f"{who} adapts whole transformers ({', '.join(stems) or 'here are none'}); no module "
+            f"matches {named[0]!r} among them, so leave sites out"
+        )
+    if not stems:
+        raise ValueError(f"{who} adapts transformers, and the network has none")
+    return [ModuleSite(network, f"{path}.model") for path in stems]
+
+
+def check_room(site: ModuleSite, length: int, who: str, needs: str = "inputs_embeds") -> None:
+    """``ValueError`` where a transformer cannot take ``length`` more tokens, or none at all."""
+    stem = site.root.get_submodule(site.path.rpartition(".")[0])
+    assert isinstance(stem, Transformer)
+    config: Any = site.module.config
+    if needs not in inspect.signature(site.module.forward).parameters:
+        raise ValueError(f"{who} cannot adapt {type(site.module).__name__}: it takes no {needs}")
+    if needs == "past_key_values" and stem.checkpointing:
+        raise ValueError(f"{who}: checkpointed blocks drop past keys; set checkpointing: false")
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and stem.max_length + length > most:
+        raise ValueError(
+            f"{who}: {length} virtual tokens beside texts of {stem.max_length} are more than the "
+            f"{most} that {type(site.module).__name__} knows; give length: "
+            f"{max(most - stem.max_length, 0)} or a lower max_length"
+        )
+
+
+def mask_with(own: Tensor, length: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mask [B, n + longest] of texts after n virtual tokens, of which length [B] are read."""
+    places = torch.arange(own.shape[1], device=own.device)
+    read = places < length.unsqueeze(1)
+    return torch.cat([read.to(attention_mask.dtype), attention_mask], dim=1)
+
+
+def with_prompt(
+    base: nn.Module,
+    own: Tensor,
+    length: Tensor,
+    *,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    **named: Any,
+) -> tuple[Tensor]:
+    """The states of the texts [B, longest, d] with prompts [B, n, d] before them."""
+    words = base.get_input_embeddings()(input_ids)  # type: ignore[operator]
+    states: Tensor = base(
+        inputs_embeds=torch.cat([own.to(words.dtype), words], dim=1),
+        attention_mask=mask_with(own, length, attention_mask),
+        **named,
+    )[0]
+    return (states[:, own.shape[1] :],)
+
+
+def with_prefix(
+    base: nn.Module,
+    own: Tensor,
+    length: Tensor,
+    *,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    **named: Any,
+) -> tuple[Tensor]:
+    """The states of the texts, whose attention also reads [B, n, layers, 2, heads, d / heads]."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for layer in range(own.shape[2]):
+        keys, values = own[:, :, layer].permute(2, 0, 3, 1, 4).unbind(0)
+        cache.update(keys, values, layer)
+    states: Tensor = base(
+        input_ids=input_ids,
+        attention_mask=mask_with(own, length, attention_mask),
+        past_key_values=cache,
+        use_cache=False,
+        **named,
+    )[0]
+    return (states,)
+
+
+def attention_shape(model: nn.Module) -> tuple[int, int, int]:
+    """(layers, heads of keys and values, width of a head) of a transformer."""
+    config: Any = model.config
+    heads = int(config.num_attention_heads)
+    width = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    return int(config.num_hidden_layers), int(groups), int(width)

@@ -9,7 +9,7 @@ from plait.method import Need
 from plait.networks import build_network
 from plait.networks.routing import following
 from plait.testing import registered
-from plait.testing.networks import in_chain
+from plait.testing.toy_networks import in_chain
 from plait.testing.toys import toy_batch, toy_inputs, toy_tasks
 
 SHARING = {name: cls for name, cls in registered().items() if name.startswith("sharing.")}

@@ -12,19 +12,8 @@ from plait.batch import Batch
 from plait.networks import Network, task_slices
 from plait.task import Task, TaskSet
 from plait.testing.laws import Subject, Suite, refusal
-from plait.testing.networks import (
-    adapted,
-    banks_of,
-    by_task,
-    close,
-    double_batch,
-    falls,
-    loss_sum,
-    network_of,
-    slices_of,
-    start_of,
-    state_of,
-)
+from plait.testing.networks import by_task, close, falls, loss_sum, slices_of, state_of
+from plait.testing.toy_networks import adapted, banks_of, double_batch, network_of, start_of
 from plait.testing.toys import toy_tasks
 
 suite = Suite()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from plait.networks import task_slices
 from plait.testing.laws import Subject, Suite
-from plait.testing.networks import by_task, double_batch, falls, gradients, network_of, state_of
+from plait.testing.networks import by_task, falls, gradients, state_of
+from plait.testing.toy_networks import double_batch, network_of
 from plait.testing.toys import toy_tasks
 
 suite = Suite()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch.optim import Optimizer
 
 from plait.balancing.base import Balancer
 from plait.data.mixing import Feed, Rows, auto_batch, feed_for
@@ -59,23 +60,17 @@ def train(
     network.to(device)
     feed = feed or feed_for(dataset, training, seed, names)
     steps = training.passes * feed.steps
-    parameters = [p for p in network.parameters() if p.requires_grad]
     counts = dataset.counts("valid")
     judged = [name for name in names if counts[name]]
     log = EventLog(None if folder is None else folder / "events.jsonl")
     told = [each for each in observers if isinstance(each, Observer)]
     meter = _meter([log, *told], training, steps, feed.steps)
-    rate = training.learning_rate
     fresh = None if balancer is None else balancer.fresh()
     return fit(
         network,
         feed,
         fresh,
-        (procedure or Plain()).optimizer(
-            network,
-            paced(decay_groups(parameters, training.weight_decay), network, rate),
-            rate,
-        ),
+        _optimizer(network, training, procedure or Plain()),
         steps=steps,
         seed=seed,
         procedure=procedure,
@@ -101,6 +96,12 @@ def _meter(logs: Sequence[Observer], training: Training, steps: int, stride: int
         return ConflictMeter(*logs, every=max(1, steps // 300), refresh=stride)
     often = training.meter
     return ConflictMeter(*logs, every=often, refresh=often, rows=None, most=None)
+
+
+def _optimizer(network: Network, training: Training, procedure: Procedure) -> Optimizer:
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = paced(decay_groups(trained, training.weight_decay), network, training.learning_rate)
+    return procedure.optimizer(network, groups, training.learning_rate)
 
 
 def _held_out(

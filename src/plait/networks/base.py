@@ -330,6 +330,9 @@ class Trunk(nn.Module):
         """(parts, records by head group) → (features by head group, penalties)."""
         raise NotImplementedError
 
+    def advance(self, step: int) -> None:
+        """Training is at this step; for what changes with it."""
+
     def positions(self, group: str, records: Records) -> Tensor:
         """The records' tasks [N] as positions in the whole task set."""
         return self.order[records.task + self.offsets[group]]

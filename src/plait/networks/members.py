@@ -80,6 +80,12 @@ class Members(Network):
                 parameter.copy_(values[name])
         return network
 
+    def advance(self, step: int) -> None:
+        """Training is at this step."""
+        for member in self.members.values():
+            assert isinstance(member, Network)
+            member.advance(step)
+
     def reach(self) -> dict[str, frozenset[str]]:
         """Parameter name → the tasks whose losses train it."""
         inner = self.first.reach()

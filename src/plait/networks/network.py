@@ -66,6 +66,10 @@ class Network(nn.Module):
         raw, more = chain(self.heads(features, wanted), wanted, asked, rows)
         return Outputs(raw, chain.picked(features, wanted, asked), {**penalties, **more})
 
+    def advance(self, step: int) -> None:
+        """Training is at this step; for what changes with it (a temperature)."""
+        self.trunk.advance(step)
+
     @torch.no_grad()
     def predict(self, parts: Parts, asked: Mapping[str, Records]) -> dict[str, Tensor]:
         """Predictions as users see them, by head group and aligned with the records.

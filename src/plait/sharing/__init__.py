@@ -10,6 +10,7 @@ from plait.sharing.esmm import Esmm, conditional
 from plait.sharing.hard import Hard
 from plait.sharing.mmoe import Mmoe
 from plait.sharing.ple import Ple
+from plait.sharing.task_level_moe import TaskLevelMoe
 from plait.sharing.use import ExpertUse, expert_use
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Mmoe",
     "Ple",
     "Sharing",
+    "TaskLevelMoe",
     "conditional",
     "expert_use",
 ]

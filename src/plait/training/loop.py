@@ -81,6 +81,7 @@ class Loop:
 
         The batch without them is run again: beside them in one graph no gradient is safe.
         """
+        self.ground.network.advance(self.step)
         problem = Problem(self.ground, batch, self.step)
         dropped: tuple[str, ...] = ()
         signals = None

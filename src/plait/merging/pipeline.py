@@ -103,6 +103,18 @@ class Pipeline:
     def _merge(
         self, pool: Pool, factor: float, sink: Sink, workers: int, evidence: Mapping[str, Any]
     ) -> Merged:
+        place = self.placing(pool, factor, sink, workers)
+        if self.overlay is None:
+            write(pool, sink, place, workers=workers)
+            return Merged(tensors=sink.tensors, evidence=evidence)
+        write(pool, sink, place, tasks=layouts(pool.names, self.overlay), workers=workers)
+        tasks = {name: Served(pool, self.overlay, sink, name) for name in pool.names}
+        return Merged(tensors=sink.tensors, evidence=evidence, tasks=tasks)
+
+    def placing(
+        self, pool: Pool, factor: float, sink: Sink, workers: int
+    ) -> Callable[[Site], None]:
+        """What merges one site of the pool into the sink; the passes it needs first are done."""
         engine = self._engine(pool, factor, workers)
         engine.settle()
 
@@ -112,12 +124,7 @@ class Pipeline:
                 if self.overlay is not None:
                     keep(pool.names, self.overlay, block, sink)
 
-        if self.overlay is None:
-            write(pool, sink, place, workers=workers)
-            return Merged(tensors=sink.tensors, evidence=evidence)
-        write(pool, sink, place, tasks=layouts(pool.names, self.overlay), workers=workers)
-        tasks = {name: Served(pool, self.overlay, sink, name) for name in pool.names}
-        return Merged(tensors=sink.tensors, evidence=evidence, tasks=tasks)
+        return place
 
     def _engine(self, pool: Pool, factor: float, workers: int) -> Engine:
         return Engine(

@@ -44,6 +44,7 @@ PLAIN = frozenset(
         "balancing.per_layer",
         "procedure.plain",
         "merging.average",
+        "merging.by_tensor",
         "strategy.separate",
         "strategy.joint",
         "strategy.adapt",

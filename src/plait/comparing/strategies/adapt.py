@@ -1,7 +1,9 @@
 """Small modules for each task on one frozen network.
 
 The frozen network is the pretrained encoder, or one that was warmed up jointly; of its parameters
-none changes. Each task has its own adapter and head, stacked and routed by the record's task.
+none changes. Each task has its own adapter and head, stacked and routed by the record's task. A
+method of two stages goes on from a network with the trained adapters of its first, which is a cell
+of its own: trained once, combined by as many methods as ask for it. Both stages share the passes.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from plait.comparing.apart import network_of
 from plait.comparing.building import fresh, make_network, train_network
 from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
-from plait.comparing.strategy import Started
+from plait.comparing.strategy import Started, Strategy
 from plait.comparing.timing import seconds_of
 from plait.method import Card, Method, Need
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapt(Started):
-    """Train adapters by ``method`` on the network that ``start`` names."""
+    """Train adapters by ``method`` on the network that ``start`` names.
+
+    ``share`` is the part of the passes left by the start that this training may take.
+    """
 
     card: ClassVar[Card] = Card(
         family="strategy",
@@ -34,23 +39,68 @@ class Adapt(Started):
     parts: ClassVar[Mapping[str, str]] = {"method": "adapting"}
     inline: ClassVar[str | None] = "method"
     method: Method | str = "lora"
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must lie in (0, 1], got {self.share}")
 
     def words(self) -> str:
         """What it is."""
-        return f"{self._adapter().card.name} adapters per task on one frozen network"
+        name = self._adapter().card.name
+        first = self._first()
+        if first is not None:
+            return f"{name} over {first.words()}"
+        return f"{name} adapters per task on one frozen network"
+
+    def requires(self, plan: Plan) -> Mapping[str, Strategy]:
+        """The common start, or the network with the adapters of the first stage."""
+        first = self._first()
+        return super().requires(plan) if first is None else {"start": first}
+
+    def check(self, plan: Plan) -> None:
+        """The start must exist, and what stands in transformers needs one."""
+        super().check(plan)
+        adapter = self._adapter()
+        if adapter.transformers_only and not any(
+            "transformer" in str(e) for e in plan.encoder.values()
+        ):
+            raise ValueError(
+                f"adapt: {adapter.card.name} adapts transformers, and the encoder has none; set "
+                "encoder: {text: {transformer: {pretrained: …}}}"
+            )
+
+    def passes(self, plan: Plan) -> int:
+        """Its share of the passes that the start leaves; after a first stage, the rest."""
+        left = super().passes(plan)
+        first = self._first()
+        taken = 0 if first is None else first.passes(plan)
+        return max(1, round(self.share * left) - taken)
 
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:
         """Attach the adapters and train them with the heads."""
         start = parts["start"]
         network = build_adapted(network_of(start, plan.tasks.names[0]), self._adapter(), seed)
-        found = train_network(plan, network, seed, folder, passes=self.passes(plan))
+        passes = self.passes(plan)
+        found = train_network(plan, network, seed, folder, passes=passes)
         spent = int(start.evidence["passes"])
-        return NetworkModel(network, {**found, "best_pass": spent + found["best_pass"]})
+        found = {**found, "best_pass": spent + found["best_pass"], "passes": spent + passes}
+        return NetworkModel(network, found)
 
     def seconds(self, plan: Plan) -> float:
         """From a few timed steps."""
-        network = build_adapted(make_network(plan, 0), self._adapter(), 0)
+        network, adapter = make_network(plan, 0), self._adapter()
+        if adapter.trained_on is not None:
+            network = build_adapted(network, adapter.trained_on, 0)
+        network = build_adapted(network, adapter, 0)
         return seconds_of(plan, network, passes=self.passes(plan))
+
+    def _first(self) -> Adapt | None:
+        """The strategy of the first stage, for methods that have two."""
+        first = self._adapter().trained_on
+        if first is None:
+            return None
+        return Adapt(method=first, start=self.start, share=self.share / 2)
 
     def _adapter(self) -> Any:
         return fresh("adapting", self.method)

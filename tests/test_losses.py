@@ -13,13 +13,17 @@ generator = np.random.default_rng(0)
 
 
 def raw_and_target(name: str, rows: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
-    width = {"cross_entropy": 4, "cumulative": 3}.get(name, 1)
+    width = {"cross_entropy": 4, "cumulative": 3, "cosine": 3}.get(name, 1)
     raw = torch.from_numpy(generator.normal(size=(rows, width)))
     target = {
         "bce": generator.integers(0, 2, rows).astype(float),
         "cross_entropy": generator.integers(0, 4, rows),
         "cumulative": generator.integers(0, 4, rows),
         "poisson": generator.poisson(1.5, rows).astype(float),
+        "balanced_bce": generator.integers(0, 2, rows).astype(float),
+        "log_depth": generator.gamma(2.0, 2.0, rows),
+        "absolute_depth": generator.gamma(2.0, 2.0, rows),
+        "cosine": generator.normal(size=(rows, 3)),
     }.get(name, generator.normal(size=rows))
     return raw, torch.from_numpy(np.asarray(target))
 
@@ -88,7 +92,9 @@ def test_what_users_see_is_a_probability_a_mean_or_a_rate(name):
         assert ((seen >= 0) & (seen <= 1)).all()
     if name == "poisson":
         assert (seen > 0).all()
-    assert seen.ndim == (2 if name in ("cross_entropy", "cumulative") else 1)
+    if name == "cosine":
+        torch.testing.assert_close(seen.norm(dim=1), torch.ones(40).double())
+    assert seen.ndim == (2 if name in ("cross_entropy", "cumulative", "cosine") else 1)
 
 
 def test_only_squared_errors_are_gaussian():

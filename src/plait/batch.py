@@ -24,8 +24,8 @@ class Input:
 
     numeric [B, width]: standardised values, then missing indicators. categorical [B, columns]:
     codes below ``sizes``, 0 for unknown. text [B, longest]: token numbers below ``sizes[0]``, 0 for
-    padding; list [B, longest]: item numbers likewise. image [B, channels, height, width]. vector
-    [B, width]. ``shape`` is what follows B (-1: varies).
+    padding; list and sequence [B, longest]: item numbers likewise. image [B, channels, height,
+    width]. vector [B, width]. ``shape`` is what follows B (-1: varies).
     """
 
     key: str
@@ -37,6 +37,16 @@ class Input:
     def width(self) -> int:
         """The last dimension."""
         return self.shape[-1]
+
+    @property
+    def worded(self) -> bool:
+        """Whether it is rows of differing numbers of tokens or items, 0 being padding."""
+        return self.type in ("text", "list", "sequence")
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds whole numbers that stand for something."""
+        return self.worded or self.type == "categorical"
 
 
 Part = Mapping[str, Tensor]  # the inputs of one schema by name, each [rows of the part, ...]
@@ -78,14 +88,26 @@ class Labels(Records):
     """Records with their targets.
 
     ``target`` [N]: 0/1 floats for binary, class numbers for classes and ordinal, standardised
-    floats for real, counts. ``weight`` [N] or None for ones. ``group`` [N]: query or session.
-    ``valid`` [N, ...]: which positions inside a labelled row count.
+    floats for real, counts; [N, L] class numbers for tokens. ``weight`` [N] or None for ones.
+    ``group`` [N]: query or session. ``valid`` [N, ...]: which positions inside a labelled row
+    count; what stands at the others means nothing.
     """
 
     target: Tensor
     weight: Tensor | None = None
     group: Tensor | None = None
     valid: Tensor | None = None
+
+    @property
+    def units(self) -> Tensor | None:
+        """What each record weighs in its task's mean, [N]: its weight for each valid position.
+
+        None for ones.
+        """
+        if self.valid is None:
+            return self.weight
+        count = self.valid.flatten(1).sum(1)
+        return count.to(torch.float32) if self.weight is None else count * self.weight
 
 
 @dataclass(frozen=True)

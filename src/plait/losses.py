@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from plait.batch import Labels
 from plait.method import did_you_mean
 
 
@@ -22,7 +23,8 @@ class Loss:
 
     ``per_row`` maps (raw [N, outputs], target [N]) to [N], ``predict`` raw to what users see: a
     probability [N], class probabilities [N, C], a (standardised) mean [N] or a rate [N].
-    ``gaussian`` marks squared errors, whose uncertainty weight carries the factor one half.
+    ``gaussian`` marks squared errors, whose uncertainty weight carries the factor one half. Where
+    it is ``balanced``, the positive positions of a record weigh as much as the negative ones.
     """
 
     name: str
@@ -30,6 +32,32 @@ class Loss:
     per_row: Callable[[Tensor, Tensor], Tensor]
     predict: Callable[[Tensor], Tensor]
     gaussian: bool = False
+    balanced: bool = False
+
+    def per_record(self, raw: Tensor, labels: Labels) -> Tensor:
+        """The loss of each record [N]: of its target, or the sum over its valid positions.
+
+        ``raw`` is [N, outputs], or [N, ..., outputs] where positions are labelled; it may have
+        more of them than the labels.
+        """
+        if labels.valid is None:
+            return self.per_row(raw, labels.target)
+        valid = labels.valid
+        cut = (slice(None), *(slice(size) for size in valid.shape[1:]))
+        value = self.per_row(raw[cut][valid], labels.target[valid])
+        record = valid.nonzero()[:, 0]
+        if self.balanced:
+            value = value * _balance(labels.target[valid] > 0, record, len(valid)).to(value.dtype)
+        return value.new_zeros(len(valid)).index_add(0, record, value)
+
+
+def _balance(positive: Tensor, record: Tensor, records: int) -> Tensor:
+    """n/2n₊ for positive positions of a record with n, n/2n₋ for the others. [M]"""
+    ones = torch.ones(len(record), dtype=torch.float64, device=record.device)
+    zero = ones.new_zeros(records)
+    count = zero.index_add(0, record, ones)[record]
+    own = zero.index_add(0, record, positive.double())[record]
+    return count / (2 * torch.where(positive, own, count - own))
 
 
 def _bce(raw: Tensor, target: Tensor) -> Tensor:
@@ -88,7 +116,24 @@ def _rate(raw: Tensor) -> Tensor:
     return raw[:, 0].exp()
 
 
+def _log_ratio(raw: Tensor, target: Tensor) -> Tensor:
+    return (raw[:, 0] - target.to(raw.dtype).log()).abs()
+
+
+def _depth_error(raw: Tensor, target: Tensor) -> Tensor:
+    return (raw[:, 0].exp() - target.to(raw.dtype)).abs()
+
+
+def _cosine(raw: Tensor, target: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(raw, target.to(raw.dtype), dim=1)
+
+
+def _unit(raw: Tensor) -> Tensor:
+    return F.normalize(raw, dim=1)
+
+
 _REAL = frozenset({"real"})
+_DEPTH = frozenset({"depth"})
 
 LOSSES: Mapping[str, Loss] = {
     loss.name: loss
@@ -98,7 +143,7 @@ LOSSES: Mapping[str, Loss] = {
             per_row=_bce, predict=_probability,
         ),
         Loss(
-            name="cross_entropy", kinds=frozenset({"classes"}),
+            name="cross_entropy", kinds=frozenset({"classes", "tokens", "segmentation"}),
             per_row=_cross_entropy, predict=_probabilities,
         ),
         Loss(
@@ -108,6 +153,13 @@ LOSSES: Mapping[str, Loss] = {
         Loss(name="squared", kinds=_REAL, per_row=_squared, predict=_mean, gaussian=True),
         Loss(name="absolute", kinds=_REAL, per_row=_absolute, predict=_mean),
         Loss(name="huber", kinds=_REAL, per_row=_huber, predict=_mean),
+        Loss(name="log_depth", kinds=_DEPTH, per_row=_log_ratio, predict=_rate),
+        Loss(name="absolute_depth", kinds=_DEPTH, per_row=_depth_error, predict=_rate),
+        Loss(name="cosine", kinds=frozenset({"normals"}), per_row=_cosine, predict=_unit),
+        Loss(
+            name="balanced_bce", kinds=frozenset({"boundaries"}),
+            per_row=_bce, predict=_probability, balanced=True,
+        ),
         Loss(name="poisson", kinds=frozenset({"counts"}), per_row=_poisson, predict=_rate),
     )
 }  # fmt: skip

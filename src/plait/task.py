@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
 
-from plait.kinds import KINDS, Kind, kind_of
+from plait.kinds import KINDS, Kind, Place, kind_of
 from plait.method import did_you_mean
 
 __all__ = ["KINDS", "HeadGroup", "Kind", "Task", "TaskSet", "kind_of"]
@@ -62,6 +62,11 @@ class Task:
         return KINDS[self.kind].outputs(len(self.classes))
 
     @property
+    def place(self) -> Place:
+        """What has a label: a row, or each token or pixel of it."""
+        return KINDS[self.kind].place
+
+    @property
     def named(self) -> bool:
         """Whether its predictions are the probabilities of its named classes, [N, C]."""
         return KINDS[self.kind].named
@@ -97,6 +102,11 @@ class HeadGroup:
     outputs: int
     loss: str
     tasks: tuple[str, ...]
+
+    @property
+    def place(self) -> Place:
+        """What has a label: a row, or each token or pixel of it."""
+        return KINDS[self.kind].place
 
     @cached_property
     def position(self) -> Mapping[str, int]:
@@ -188,6 +198,11 @@ class TaskSet(Sequence[Task]):
                 raise ValueError(f"{earlier!r} is {kind}; tasks come after binary ones only")
             chain.insert(0, earlier)
         return tuple(chain)
+
+    def at_once(self, most: int) -> int:
+        """How many rows are run at once, of at most so many: few where every pixel has outputs."""
+        pixels = any(task.place == "pixel" for task in self)
+        return max(16, most // 64) if pixels else most
 
     def subset(self, names: Iterable[str]) -> TaskSet:
         """The named tasks, in this set's order; ``KeyError`` for an unknown name."""

@@ -427,9 +427,20 @@ def test_many_tasks_warn_of_flags_raised_by_chance():
     assert "one seed" in found.notes[0]
 
 
+def _tally(kind, truth, guess, classes):
+    """Rows of one labelled position each."""
+    if kind.name == "normals":
+        truth, guess = (np.stack([one, one + 1, one * 0], 1) for one in (truth, guess))
+    if kind.name == "depth":
+        truth = truth + 1
+    places = (100, 1) if kind.place == "token" else (100, 1, 1)
+    truth, guess = (one.reshape(*places, *one.shape[1:]) for one in (truth, guess))
+    return kind.tally(truth, np.ones(places, bool), guess, classes)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_measured(kind):
-    classes = ("1", "2", "3") if kind in ("classes", "ordinal") else ()
+    classes = ("1", "2", "3") if KINDS[kind].named else ()
     tasks = TaskSet([Task(name="a", kind=kind, classes=classes)])
     random = np.random.default_rng(0)
     rows = np.arange(100)
@@ -440,7 +451,11 @@ def test_every_kind_is_measured(kind):
         if classes:
             guess = np.eye(3)[truth] + size * random.random((100, 3))
             guess /= guess.sum(1, keepdims=True)
-        found = {"a": TaskPredictions(rows, rows, truth, guess)}
+        if KINDS[kind].tally:
+            guess, of = _tally(KINDS[kind], truth, guess, classes), np.zeros(100)
+        else:
+            of = truth
+        found = {"a": TaskPredictions(rows, rows, of, guess)}
         made.append(CellPredictions(strategy, 0, found))
     score = rank(made, tasks, replicates=FAST).of("joint")["a"]
     assert set(score.metrics) == set(KINDS[kind].metrics)

@@ -31,6 +31,12 @@ class AdaptedTrunk(Trunk):
 
     def __init__(self, start: Trunk, adapter: Adapter) -> None:
         super().__init__(start.tasks, start.width)
+        for task in start.tasks:
+            if task.place != "row":
+                raise ValueError(
+                    f"adapters route whole rows, and task {task.name!r} labels positions in them; "
+                    "train it with joint or separate"
+                )
         first = start if isinstance(start, AdaptedTrunk) else None
         _check_stages(first, adapter)
         self.adapter = adapter

@@ -67,7 +67,7 @@ class Apart:
         """The network of one task, or of several side by side, before training."""
         dataset = self.plan.dataset
         priors = {k: v for k, v in priors_of(dataset).items() if k in names}
-        if not stackable(self.plan.encoder, dataset.inputs):
+        if not stackable(self.plan.encoder, dataset.inputs, dataset.tasks):
             (name,) = names
             network = make_network(self.plan, key(self.seed, "separate", name), tasks=names)
         else:
@@ -115,7 +115,11 @@ class Apart:
 def batched(plan: Plan) -> bool:
     """Whether the tasks' networks are run side by side: many small ones are, large ones are not."""
     small = all(found.type != "image" for found in plan.dataset.inputs.values())
-    return small and len(plan.tasks) >= FEW and stackable(plan.encoder, plan.dataset.inputs)
+    return (
+        small
+        and len(plan.tasks) >= FEW
+        and stackable(plan.encoder, plan.dataset.inputs, plan.tasks)
+    )
 
 
 @torch.no_grad()

@@ -33,6 +33,8 @@ def with_baselines(given: Mapping[str, Strategy], plan: Plan) -> dict[str, Strat
     if find_spec("lightgbm") is not None:  # importing it would take seconds
         plain.append("boosting")
     pooled = poolable(plan.dataset)
+    if any(task.place != "row" for task in plan.dataset.tasks):
+        plain = []  # they look at whole rows
     for name in plain:
         added[name] = name
         if pooled:

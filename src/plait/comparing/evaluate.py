@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 import torch
 
-from plait.batch import Records
+from plait.batch import Labels, Records
 from plait.comparing.judging import loss_of_predictions
 from plait.comparing.model import Model, asked_of
 from plait.comparing.statistics import TaskPredictions
+from plait.kinds import KINDS
 from plait.task import TaskSet
 from plait.training.interrupts import poll
 from plait.weights.files import replacing
@@ -36,14 +37,15 @@ ENOUGH = 0.5  # seconds; a slow model is not asked again after so long
 def predict_split(model: Model, dataset: Dataset, split: Split) -> dict[str, TaskPredictions]:
     """The predictions for every labelled row of a split, by task; empty tasks are left out."""
     pieces: dict[str, list[tuple[Array, Array]]] = {}
-    for rows in torch.split(dataset.rows(split), ROWS):
+    for rows in torch.split(dataset.rows(split), dataset.tasks.at_once(ROWS)):
         poll()
         batch = dataset.batch(rows)
         ids = batch.ids.numpy()
         found = model.predict(batch.parts, asked_of(batch))
         for group, labels in batch.labels.items():
             names = dataset.tasks.groups[group].tasks
-            numbers, values = labels.task.numpy(), found[group].numpy()
+            numbers = labels.task.numpy()
+            values = _kept(dataset.tasks, group, labels, found[group].numpy())
             for position in np.unique(numbers):
                 mine = numbers == position
                 own = (ids[labels.rows.numpy()[mine]], values[mine])
@@ -54,6 +56,8 @@ def predict_split(model: Model, dataset: Dataset, split: Split) -> dict[str, Tas
             rows_, values = (np.concatenate(each) for each in zip(*pieces[name], strict=True))
             order = np.argsort(rows_, kind="stable")
             truth_rows, truth, weight = dataset.truth(name, split)
+            if truth.ndim > 1:
+                truth = np.zeros(len(truth))  # the tallies have taken it in
             assert np.array_equal(truth_rows, rows_[order])
             predicted[name] = TaskPredictions(
                 rows=truth_rows,
@@ -63,6 +67,23 @@ def predict_split(model: Model, dataset: Dataset, split: Split) -> dict[str, Tas
                 weight=weight,
             )
     return predicted
+
+
+def _kept(tasks: TaskSet, group: str, labels: Labels, values: Array) -> Array:
+    """What is kept of predictions: they themselves, or tallies [n, K] where positions are many."""
+    tally = KINDS[tasks.groups[group].kind].tally
+    if tally is None:
+        return values
+    assert labels.valid is not None
+    target, valid = labels.target.numpy(), labels.valid.numpy()
+    values = values[(slice(None), *(slice(size) for size in valid.shape[1:]))]
+    names, numbers = tasks.groups[group].tasks, labels.task.numpy()
+    pieces = []  # records are sorted by task
+    for position in np.unique(numbers):
+        mine = numbers == position
+        classes = tasks[names[position]].classes
+        pieces.append(tally(target[mine], valid[mine], values[mine], classes))
+    return np.concatenate(pieces)
 
 
 def mean_loss(tasks: TaskSet, predicted: Mapping[str, TaskPredictions]) -> float:
@@ -85,7 +106,8 @@ def write_predictions(
     """Write predictions by split and task as one Parquet file.
 
     Columns: split, task, id, row, unit, truth, weight, prediction (the probability, the value, or
-    the number of the likeliest class) and probabilities (of each class, else null).
+    the number of the likeliest class) and probabilities (of each class, else null). Of tasks that
+    label positions inside a row there stands the row's tally in place of probabilities.
     """
     frames = []
     for split, tasks in found.items():
@@ -115,7 +137,7 @@ def read_predictions(path: Path, tasks: TaskSet, split: str) -> dict[str, TaskPr
     found = {}
     for (name,), rows in frame.group_by("task", maintain_order=True):
         task = tasks[str(name)]
-        if task.named:
+        if task.named or KINDS[task.kind].tally is not None:
             flat = rows["probabilities"].explode().to_numpy()
             prediction = flat.reshape(len(rows), -1)
         else:

@@ -190,9 +190,13 @@ class BundleModel(Model):
             for group, (where, values) in _delegate(
                 self.tasks, member, parts, asked, total
             ).items():
-                if group not in found:
-                    found[group] = values.new_empty((len(asked[group]), *values.shape[1:]))
-                found[group][where] = values
+                before = found.get(group)
+                if before is None:
+                    before = values.new_full((len(asked[group]), *values.shape[1:]), torch.nan)
+                # Sequences of other rows may be longer.
+                most = max(before.shape[1:], values.shape[1:])
+                found[group] = before = _widened(before, most)
+                before[where] = _widened(values, most)
         return found
 
     def reading(self, dataset: Dataset, cache: Path | None) -> Dataset:
@@ -226,6 +230,15 @@ class BundleModel(Model):
             raise DamagedError(f"{folder}: a member is missing: {lost[0].name}; {AGAIN}")
         members = [load_model(place) for place in places]
         return cls(tasks, members)
+
+
+def _widened(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Values [N, ...] with NaN behind them, up to the shape that each row is to have."""
+    if values.shape[1:] == tuple(shape):
+        return values
+    wide = values.new_full((len(values), *shape), torch.nan)
+    wide[(slice(None), *(slice(size) for size in values.shape[1:]))] = values
+    return wide
 
 
 def _share_frozen(members: Sequence[Model]) -> None:

@@ -112,8 +112,9 @@ class Predictor:
 
         pieces: dict[str, list[tuple[Any, Any]]] = {}
         parts = {"rows": part}
-        for start in range(0, rows, ROWS):
-            here = torch.arange(start, min(start + ROWS, rows))
+        most = self.model.tasks.at_once(ROWS)
+        for start in range(0, rows, most):
+            here = torch.arange(start, min(start + most, rows))
             own = {}
             for group, records in asked.items():
                 inside = (records.rows >= start) & (records.rows < start + len(here))
@@ -128,7 +129,7 @@ class Predictor:
                     found = (own[group].rows.numpy()[mine], values.numpy()[mine])
                     pieces.setdefault(names[position], []).append(found)
         return {
-            task: (np.concatenate([r for r, _ in found]), np.concatenate([v for _, v in found]))
+            task: (np.concatenate([r for r, _ in found]), _joined([v for _, v in found]))
             for task, found in pieces.items()
         }
 
@@ -225,6 +226,8 @@ def _columns(
 ) -> dict[str, pl.Series]:
     """The columns of tasks whose predictions stand under one name; null where none was asked."""
     kind = tasks[0]
+    if kind.place != "row":
+        return {name: _inside(name, kind, found, rows)}
     if not kind.named:
         values = np.full(rows, np.nan)
         for task in tasks:
@@ -244,3 +247,33 @@ def _columns(
         own = f"{name}.{label}"
         columns[own] = pl.Series(own, shares[:, number]).fill_nan(None)
     return columns
+
+
+def _joined(found: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Predictions of several pieces of rows, sequences filled up with NaN to the longest."""
+    shape = tuple(max(sizes) for sizes in zip(*(each.shape[1:] for each in found), strict=True))
+    wider = [
+        each if each.shape[1:] == shape else np.pad(
+            each,
+            [(0, 0), *((0, most - size) for most, size in zip(shape, each.shape[1:], strict=True))],
+            constant_values=np.nan,
+        )
+        for each in found
+    ]  # fmt: skip
+    return np.concatenate(wider)
+
+
+def _inside(
+    name: str,
+    task: Task,
+    found: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
+    rows: int,
+) -> pl.Series:
+    """A list for each row: what its positions are; null where none was asked."""
+    values: list[Any] = [None] * rows
+    classes = np.array(task.classes, dtype=object)
+    where, every = found.get(task.name, (np.zeros(0, int), np.zeros(0)))
+    for row, own in zip(where.tolist(), every, strict=True):
+        there = own[~np.isnan(own).any(-1)] if task.place == "token" else own
+        values[row] = classes[there.argmax(-1)].tolist() if task.named else there.tolist()
+    return pl.Series(name, values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -163,3 +164,23 @@ def _repeated(
         "keep one row for each id, or declare repeats: mean or first for replicates",
         ("tasks", target.declared),
     )
+
+
+def extras(target: Target, frame: pl.DataFrame, rows: Array) -> dict[str, Any]:
+    """The weight and group of the labelled rows, where the task declares such columns."""
+    found: dict[str, Any] = {}
+    if target.spec.weight is not None:
+        weight = frame[target.spec.weight].cast(pl.Float64, strict=False).to_numpy()[rows]
+        wrong = ~(np.isfinite(weight) & (weight >= 0))
+        if wrong.any():
+            at = int(rows[np.argmax(wrong)])
+            raise DataError(
+                f"{target.table.where(at)}: task {target.task!r}: weight {target.spec.weight!r} "
+                f"is {frame[target.spec.weight][at]!r}; weights are numbers from 0",
+                ("tasks", target.declared, "weight"),
+            )
+        found["weight"] = weight.astype(np.float32)
+    if target.spec.group is not None:
+        codes = frame[target.spec.group].cast(pl.String).rank("dense").fill_null(0).to_numpy()
+        found["group"] = codes.astype(np.int64)[rows]
+    return found

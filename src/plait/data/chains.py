@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plait.data.answers import extras
 from plait.data.declare import TaskSpec
 from plait.data.errors import DataError
 from plait.data.records import TaskLabels
 from plait.data.stores import Array
-from plait.data.targets import Target, extras
+from plait.data.targets import Target
 from plait.method import did_you_mean
 from plait.task import Task, TaskSet
 

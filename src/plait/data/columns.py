@@ -18,9 +18,9 @@ _CODE = re.compile(r"(^|[^a-z])(code|id|type|category|class|zip|zipcode|postcode
 MOST_CATEGORIES = 1_000
 TEXT_HINT = {
     "number": ("numeric", "categorical", "ignored"),
-    "string": ("categorical", "text", "image", "numeric", "vector", "list", "ignored"),
-    "array": ("vector", "image", "list", "ignored"),
-    "items": ("list", "vector", "ignored"),
+    "string": ("categorical", "text", "image", "numeric", "vector", "list", "sequence", "ignored"),
+    "array": ("vector", "image", "list", "sequence", "ignored"),
+    "items": ("list", "sequence", "vector", "ignored"),
     "file": ("image", "ignored"),
 }
 
@@ -118,7 +118,7 @@ def check_types(table: Table, spec: TableSpec, roles: Collection[str]) -> None:
 
 def counted(family: str, name: str, declared: str | None) -> bool:
     """Whether the values of a column must be counted to know its type."""
-    if declared == "list" or family == "items":
+    if declared in ("list", "sequence") or family == "items":
         return True
     return family == "number" and (
         declared == "categorical" or bool(_CODE.search(name) or _ID.search(name.lower()))

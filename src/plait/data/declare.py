@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 SplitKind = Literal["random", "stratified", "grouped", "time", "column"]
-TYPES = ("numeric", "categorical", "text", "image", "vector", "list", "ignored")
+TYPES = (
+    "numeric", "categorical", "text", "image", "vector", "list", "sequence", "ignored",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

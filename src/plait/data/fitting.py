@@ -17,8 +17,19 @@ from plait.data.columns import (
 )
 from plait.data.declare import TableSpec
 from plait.data.errors import DataError
-from plait.data.inputs import Categorical, Encoding, Image, Items, Numeric, Text, Vector
+from plait.data.inputs import (
+    MOST_CATEGORIES,
+    Categorical,
+    Encoding,
+    Image,
+    Items,
+    Numeric,
+    Text,
+    Vector,
+    ranked,
+)
 from plait.data.profile import Profile, as_numbers, family_of
+from plait.data.sequences import Ordered
 from plait.data.sources import Table
 from plait.data.stores import Array
 from plait.data.text import Bag, Tokens, text_encoding
@@ -122,7 +133,7 @@ def _declare(
         )
     if declared and other.declared and declared != other.declared:
         raise DataError(f"role {role!r} is declared {other.declared} and {declared}")
-    if declared in ("categorical", "list") and other.profile.values is None:
+    if declared in ("categorical", "list", "sequence") and other.profile.values is None:
         other.profile = Profile(family, count=True)
     other.declared = other.declared or declared
 
@@ -183,6 +194,10 @@ def _encodings(
         for role, profile in by_type.get("vector", {}).items()
     ]
     encodings += [Items.fit(role, profile) for role, profile in by_type.get("list", {}).items()]
+    encodings += [
+        Ordered(role=role, values=tuple(ranked(profile)[:MOST_CATEGORIES]))
+        for role, profile in by_type.get("sequence", {}).items()
+    ]
     return tuple(encodings)
 
 
@@ -201,5 +216,5 @@ def _bytes(encodings: Sequence[Encoding], roles: Collection[str]) -> int:
             count = TEXT_TOKENS
             for length in each.input.shape:
                 count *= max(length, 1)
-            total += count * 4 // (1 if each.input.type in ("text", "list") else TEXT_TOKENS)
+            total += count * 4 // (1 if each.input.worded else TEXT_TOKENS)
     return total

@@ -15,6 +15,7 @@ from plait.batch import Input
 from plait.data.errors import DataError
 from plait.data.images import stack_images
 from plait.data.profile import Profile, as_numbers, as_text
+from plait.data.sequences import Ordered
 from plait.data.sources import Chunk
 from plait.data.stores import Array
 from plait.data.text import Bag, Tokens
@@ -347,4 +348,5 @@ ENCODINGS: Mapping[str, Any] = {
     "image": Image,
     "vector": Vector,
     "list": Items,
+    "sequence": Ordered,
 }

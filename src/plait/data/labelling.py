@@ -10,10 +10,12 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from plait.data.answers import answered, settle
+from plait.data.answers import answered, extras, settle
 from plait.data.chains import chained
 from plait.data.errors import DataError
 from plait.data.facts import named
+from plait.data.pixels import pixel_labels
+from plait.data.positions import token_labels
 from plait.data.preparation import Route
 from plait.data.profile import as_text
 from plait.data.reading import Rows, repeated
@@ -22,13 +24,12 @@ from plait.data.stores import Array, mix
 from plait.data.targets import (
     Answers,
     Target,
-    extras,
     kind_for,
     make_task,
     natural,
     numbers_for,
 )
-from plait.task import KINDS, Task, TaskSet
+from plait.task import KINDS, Task, TaskSet, kind_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,10 @@ def label(rows: Rows, *, lenient: bool) -> Labelled:
     for target in rows.targets:
         at = number[target.table.name]
         frame, split = rows.frames[at], rows.splits[at]
+        if target.place == "pixel":
+            found.possible[target.task] = int((split >= 0).sum())
+            _of_pixels(found, rows, at)(target)
+            continue
         there = answered(target, frame)
         used = there.to_numpy() & (split >= 0)
         answers = Answers(
@@ -78,7 +83,9 @@ def label(rows: Rows, *, lenient: bool) -> Labelled:
         )  # fmt: skip
         if not answers.train.any():
             _unlabelled(own, there)
-        if target.spec.by is None:
+        if target.place != "row":
+            _inside(found, own)
+        elif target.spec.by is None:
             _plain(found, own)
         else:
             _by_value(found, own)
@@ -215,6 +222,63 @@ def _plain(found: _Gathered, own: _Own) -> None:
     task = own.task(target.task, kind, classes, numbers[own.answers.train])
     found.tasks.append(task)
     found.labels[task.name] = own.labels(task, slice(None), numbers)
+    route = found.routes.get(target.declared)
+    names = {**(route.tasks if route else {}), task.name: task.name}
+    found.routes[target.declared] = Route(table=target.table.name, tasks=names)
+
+
+def _of_pixels(found: _Gathered, rows: Rows, at: int) -> Callable[[Target], None]:
+    """Tasks on the pixels of a table's images."""
+    frame, split, start = rows.frames[at], rows.splits[at], int(rows.starts[at])
+
+    def take(target: Target) -> None:
+        spec = target.spec
+        if spec.by is not None or spec.after is not None or repeated(rows.ids[at]):
+            raise DataError(
+                f"{target.table.place}: task {target.task!r} labels pixels; it takes neither by "
+                "nor after, and one row for each id",
+                ("tasks", target.declared),
+            )
+        there = np.ones(len(split), dtype=bool)
+        if target.condition is not None:
+            expression = target.condition.expression(frame.schema)
+            there = frame.select(expression).to_series().to_numpy()
+        own, values, classes = pixel_labels(target, split, there, rows.keep[at])
+        if not (split[own] == 0).any():
+            raise DataError(
+                f"{target.table.place}: task {target.task!r} has no label in the training rows",
+                ("tasks", target.declared),
+            )
+        kind = kind_of(str(spec.kind)).name
+        task = make_task(target, target.task, kind, classes, values)
+        found.tasks.append(task)
+        found.labels[task.name] = TaskLabels(
+            rows=own + start, target=values, **extras(target, frame, own)
+        )
+        route = found.routes.get(target.declared)
+        names = {**(route.tasks if route else {}), task.name: task.name}
+        found.routes[target.declared] = Route(table=target.table.name, tasks=names)
+
+    return take
+
+
+def _inside(found: _Gathered, own: _Own) -> None:
+    """A task on the positions inside the rows."""
+    target = own.target
+    if own.ids is not None or target.spec.by is not None or target.spec.after is not None:
+        raise DataError(
+            f"{target.table.place}: task {target.task!r} labels {target.place}s; it takes neither "
+            "by nor after, and one row for each id",
+            ("tasks", target.declared),
+        )
+    answers, kind, classes, codes, lengths = token_labels(target, own.answers)
+    if not answers.train.any():
+        _unlabelled(own, own.frame[target.column].is_not_null())
+    task = own.task(target.task, kind, classes, codes)
+    more = extras(target, own.frame, answers.rows)
+    rows = answers.rows + own.start if own.start else answers.rows
+    found.tasks.append(task)
+    found.labels[task.name] = TaskLabels(rows=rows, target=codes, lengths=lengths, **more)
     route = found.routes.get(target.declared)
     names = {**(route.tasks if route else {}), task.name: task.name}
     found.routes[target.declared] = Route(table=target.table.name, tasks=names)

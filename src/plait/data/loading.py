@@ -21,6 +21,7 @@ from plait.data.errors import DataError
 from plait.data.fitting import Fitted, fit_inputs, text_form
 from plait.data.labelling import Labelled, label
 from plait.data.looking import Look, look, told
+from plait.data.positions import check_positions
 from plait.data.preparation import Preparation
 from plait.data.reading import Rows, read_rows, told_units
 from plait.data.records import RecordStore
@@ -74,6 +75,7 @@ def _assemble(
     try:
         seen = look(rows, preparation, fitted.columns, folder, encode=True)
         stored = StoredInputs.of(preparation, seen)
+        check_positions(rows, found, preparation, stored)
     except BaseException:
         _remove(folder)
         raise
@@ -81,7 +83,7 @@ def _assemble(
     facts, warnings = told(rows, found, fitted, seen)
     table = np.repeat(np.arange(len(rows.tables)), np.diff(rows.starts)).astype(np.int16)
     records = {
-        key: RecordStore([found.labels[name] for name in group.tasks], len(split))
+        key: RecordStore([found.labels[name] for name in group.tasks], len(split), group.place)
         for key, group in found.tasks.groups.items()
     }
     dataset = Dataset(

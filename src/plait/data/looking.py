@@ -214,7 +214,7 @@ def _leaks(rows: Rows, labelled: Labelled, found: Look, number: int) -> list[str
         wanted = sample.rows.astype(own.rows.dtype)  # else the rows are copied to be searched
         at = np.minimum(np.searchsorted(own.rows, wanted), len(own.rows) - 1)
         places = np.flatnonzero(own.rows[at] == wanted)
-        if len(places):
+        if len(places) and own.values.ndim == 1:
             targets[name] = (places, own.values[at[places]], own.truth is None)
     for target in rows.targets:
         if target.spec.by is not None and target.table.name == rows.tables[number].name:

@@ -153,7 +153,7 @@ def _contradictions(hashes: Array, labels: Mapping[str, TaskLabels], split: Arra
     """Rows with the same inputs and another label, for tasks whose labels are classes."""
     found = []
     for name, own in labels.items():
-        if own.truth is not None:
+        if own.truth is not None or own.values.ndim > 1:
             continue
         if count := sum(_differing(hashes, own, split)):
             found.append((count, name))

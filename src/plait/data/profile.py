@@ -12,6 +12,7 @@ import polars as pl
 
 from plait.data.errors import DataError
 from plait.data.images import SUFFIXES, channels_first, stack_images
+from plait.data.sequences import in_order
 from plait.data.sources import Chunk, Table
 from plait.data.stores import Array
 from plait.data.vectors import exploded, stack
@@ -126,7 +127,9 @@ class Profile:
         """Take in the training rows of a chunk."""
         self.rows += len(chunk)
         values = chunk.column(columns[0])
-        if declared == "list" or (self.family == "items" and declared is None):
+        if declared == "sequence":
+            self._values(in_order(chunk, columns[0])[1].drop_nulls())
+        elif declared == "list" or (self.family == "items" and declared is None):
             self._values(exploded(chunk, columns[0])[0])
         elif declared == "image" or self.family == "file":
             self._array(stack_images(chunk, columns[0]), chunk.table.place)

@@ -12,6 +12,7 @@ import torch
 
 from plait.batch import Labels
 from plait.data.stores import spans
+from plait.kinds import Place
 
 Array = np.ndarray[Any, Any]
 
@@ -20,7 +21,8 @@ Array = np.ndarray[Any, Any]
 class TaskLabels:
     """All labels of one task: rows [n], what the network learns [n], and the user's own values [n].
 
-    ``truth`` None says that both are the same.
+    ``truth`` None says that both are the same. Where positions are labelled, ``target`` is [n, ...]
+    with -1 or NaN where there is none, and ``lengths`` [n] are those of whole sequences.
     """
 
     rows: Array
@@ -28,6 +30,7 @@ class TaskLabels:
     truth: Array | None = None
     weight: Array | None = None
     group: Array | None = None
+    lengths: Array | None = None
 
     @property
     def values(self) -> Array:
@@ -42,7 +45,8 @@ class RecordStore:
     :class:`plait.batch.Labels`.
     """
 
-    def __init__(self, labels: Sequence[TaskLabels], rows: int) -> None:
+    def __init__(self, labels: Sequence[TaskLabels], rows: int, place: Place = "row") -> None:
+        self.axes = {"row": 0, "token": 1, "pixel": 2}[place]
         self.tasks = len(labels)
         small = np.int16 if self.tasks < 2**15 else np.int32
         row = np.concatenate([each.rows for each in labels]).astype(np.int64)
@@ -53,7 +57,9 @@ class RecordStore:
             order = np.lexsort((task, row))
         self.row = row[order]
         self.task = task[order]
-        self.target = np.concatenate([each.target for each in labels])[order]
+        self.target = _alike([each.target for each in labels])
+        if not np.array_equal(order, np.arange(len(order))):
+            self.target = self.target[order]
         whole = [each.truth is None for each in labels]
         self._truth = (
             None if all(whole) else np.concatenate([each.values for each in labels])[order]
@@ -79,10 +85,15 @@ class RecordStore:
         return len(self.row)
 
     def truth(self, place: Array) -> Array:
-        """Labels in the user's units: class numbers as integers, amounts as float64."""
+        """Labels in the user's units: class numbers as integers, amounts as float64.
+
+        Where positions are labelled, as they are kept.
+        """
         if self._truth is not None:
             return self._truth[place]
         found = self.target[place]
+        if self.axes:
+            return found
         return found if found.dtype == np.int64 else found.astype(np.int64)
 
     @cached_property
@@ -115,10 +126,41 @@ class RecordStore:
 
     def labels(self, place: Array, whose: Array) -> Labels:
         """The records at some places, as the labels of the rows numbered by ``whose``."""
+        target, valid = self.target[place], None
+        if self.axes:
+            target, valid = _known(target, self.axes)
         return Labels(
             task=torch.from_numpy(self.task[place].astype(np.int64)),
             rows=torch.from_numpy(whose),
-            target=torch.from_numpy(self.target[place]),
+            target=torch.from_numpy(target),
             weight=None if self.weight is None else torch.from_numpy(self.weight[place]),
             group=None if self.group is None else torch.from_numpy(self.group[place]),
+            valid=None if valid is None else torch.from_numpy(valid),
         )
+
+
+def _alike(arrays: Sequence[Array]) -> Array:
+    """Labels of several tasks, one below the other, filled up to one shape."""
+    shape = [max(sizes) for sizes in zip(*(each.shape[1:] for each in arrays), strict=True)]
+    filled = []
+    for each in arrays:
+        after = [most - size for most, size in zip(shape, each.shape[1:], strict=True)]
+        nothing = np.nan if each.dtype.kind == "f" else -1
+        wider = [(0, 0), *((0, more) for more in after)]
+        filled.append(np.pad(each, wider, constant_values=nothing) if any(after) else each)
+    return filled[0] if len(filled) == 1 else np.concatenate(filled)
+
+
+def _known(target: Array, dimensions: int) -> tuple[Array, Array]:
+    """Labels [n, ...] with 0 where there is none, and which positions have one.
+
+    ``dimensions`` is how many of the axes are positions; sequences are cut to the longest.
+    """
+    valid: Array = np.isfinite(target) if target.dtype.kind == "f" else target >= 0
+    while valid.ndim > 1 + dimensions:
+        valid = np.asarray(valid.all(-1))
+    if dimensions == 1:
+        longest = int(np.flatnonzero(valid.any(0)).max(initial=0)) + 1
+        target, valid = target[:, :longest], valid[:, :longest]
+    wide = valid.reshape(*valid.shape, *[1] * (target.ndim - valid.ndim))
+    return np.where(wide, target, target.dtype.type(0)), valid

@@ -17,6 +17,7 @@ from plait.data.profile import as_text, odd_words
 from plait.data.sources import Table
 from plait.data.stores import Array
 from plait.data.where import Condition, ConditionError, condition
+from plait.kinds import Place
 from plait.losses import loss_of
 from plait.method import did_you_mean
 from plait.metrics import metric_of
@@ -38,6 +39,13 @@ class Target:
     column: str
     spec: TaskSpec
     condition: Condition | None = None
+
+    @property
+    def place(self) -> Place:
+        """What has a label: a row, or each token or pixel of it, as declared or as it is stored."""
+        if self.spec.kind is not None:
+            return KINDS[_declared_kind(self)].place
+        return "token" if self.table.schema.get(self.column) == pl.List(pl.String) else "row"
 
     @property
     def condition_columns(self) -> tuple[str, ...]:
@@ -87,7 +95,7 @@ def _check_target(target: Target) -> None:
     """A target is one value a row."""
     table, column = target.table, target.column
     dtype = table.schema.get(column)
-    if dtype is None or dtype.is_nested() or dtype == pl.Binary:
+    if target.place == "row" and (dtype is None or dtype.is_nested() or dtype == pl.Binary):
         raise DataError(
             f"{table.place}: task {target.task!r}: {column!r} is an array; a target is one value "
             "a row",
@@ -180,6 +188,8 @@ def kind_for(target: Target, answers: Answers) -> tuple[str, tuple[str, ...]]:
     if spec.positive is not None:
         return _positive(target, answers)
     kind = _declared_kind(target) if spec.kind else None
+    if target.place != "row":
+        kind = kind or "tokens"
     if kind is None:
         kind = guess_kind(train, f"{target.table.place}: task {target.task!r}")
         if spec.classes is not None and kind in ("binary", "real"):
@@ -373,23 +383,3 @@ def make_task(
         )  # fmt: skip
     except ValueError as error:
         raise DataError(f"task {target.declared!r}: {error}") from error
-
-
-def extras(target: Target, frame: pl.DataFrame, rows: Array) -> dict[str, Any]:
-    """The weight and group of the labelled rows, where the task declares such columns."""
-    found: dict[str, Any] = {}
-    if target.spec.weight is not None:
-        weight = frame[target.spec.weight].cast(pl.Float64, strict=False).to_numpy()[rows]
-        wrong = ~(np.isfinite(weight) & (weight >= 0))
-        if wrong.any():
-            at = int(rows[np.argmax(wrong)])
-            raise DataError(
-                f"{target.table.where(at)}: task {target.task!r}: weight {target.spec.weight!r} "
-                f"is {frame[target.spec.weight][at]!r}; weights are numbers from 0",
-                ("tasks", target.declared, "weight"),
-            )
-        found["weight"] = weight.astype(np.float32)
-    if target.spec.group is not None:
-        codes = frame[target.spec.group].cast(pl.String).rank("dense").fill_null(0).to_numpy()
-        found["group"] = codes.astype(np.int64)[rows]
-    return found

@@ -149,7 +149,7 @@ class _Builder:
 
     def _columns(self, each: Input) -> str:
         view = self.model.view
-        if each.type in ("text", "list"):
+        if each.worded:
             raise ExportError(
                 "this baseline counts the tokens of a text, which is not exported; "
                 "serve it with plait.load(folder).predict"

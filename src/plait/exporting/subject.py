@@ -55,6 +55,12 @@ class Subject:
             for task in route.tasks.values()
         }
         tasks = {task.name: task for task in predictor.model.tasks if task.name in wanted}
+        for task in tasks.values():
+            if task.place != "row":
+                raise ExportError(
+                    f"task {task.name!r} labels positions inside the rows; models of such tasks "
+                    "are used through plait.load and plait predict"
+                )
         if not tasks:
             raise ExportError(f"no task of the model is predicted from the table {table!r}")
         return cls(

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from plait.method import did_you_mean
-from plait.metrics import ranks, sums
+from plait.metrics import positions, ranks, sums
 from plait.metrics.base import Metric
 
 _BINARY = frozenset({"binary"})
 _CLASSES = frozenset({"binary", "classes"})
 _NUMBERS = frozenset({"real", "counts"})
 _REAL = frozenset({"real"})
+_TOKENS = frozenset({"tokens"})
+_MASKS = frozenset({"segmentation"})
+_DEPTH = frozenset({"depth"})
+_NORMALS = frozenset({"normals"})
 
 _NO_ROWS = "no rows"
 _ONE_CLASS = "the rows hold one class only"
@@ -118,6 +122,82 @@ METRICS: Mapping[str, Metric] = {
             words="Mean Poisson deviance, 2·(y·log(y/rate) − y + rate), with rates of at least "
             f"{sums.LEAST_RATE:g}; 0 is perfect.",
             summary=_DEVIANCE, value=sums.mean(1),
+        ),
+        Metric(
+            name="token_accuracy", higher=True, kinds=_TOKENS, undefined=_NO_ROWS,
+            words="Share of tokens whose most probable class is the true one.",
+            summary=positions.tallies, value=positions.token_accuracy,
+        ),
+        Metric(
+            name="token_macro_f1", higher=True, kinds=_TOKENS, undefined=_ONE_CLASS,
+            words="F1 over tokens of each class that occurs or is predicted, averaged over these "
+            "classes.",
+            summary=positions.tallies, value=positions.token_macro_f1,
+        ),
+        Metric(
+            name="span_f1", higher=True, kinds=_TOKENS,
+            undefined="no row has a span (classes B-… and I-…)",
+            words="Harmonic mean of precision and recall of spans, right where beginning, end and "
+            "class are.",
+            summary=positions.tallies, value=positions.span_f1,
+        ),
+        Metric(
+            name="miou", higher=True, kinds=_MASKS, undefined=_NO_ROWS,
+            words="Intersection over union, all pixels together, of each class that occurs or is "
+            "predicted, averaged over these classes.",
+            summary=positions.tallies, value=positions.miou,
+        ),
+        Metric(
+            name="pixel_accuracy", higher=True, kinds=_MASKS, undefined=_NO_ROWS,
+            words="Share of pixels whose most probable class is the true one.",
+            summary=positions.tallies, value=positions.pixel_accuracy,
+        ),
+        Metric(
+            name="depth_rel", higher=False, kinds=_DEPTH, undefined=_NO_ROWS,
+            words="Mean of |true − predicted| / true over pixels.",
+            summary=positions.tallies, value=positions.mean(3),
+        ),
+        Metric(
+            name="depth_abs", higher=False, kinds=_DEPTH, undefined=_NO_ROWS,
+            words="Mean of |true − predicted| over pixels, in the target's units.",
+            summary=positions.tallies, value=positions.mean(2),
+        ),
+        Metric(
+            name="depth_rmse", higher=False, kinds=_DEPTH, undefined=_NO_ROWS,
+            words="Root of the mean squared error over pixels, in the target's units.",
+            summary=positions.tallies, value=positions.root(4),
+        ),
+        Metric(
+            name="angle_mean", higher=False, kinds=_NORMALS, undefined=_NO_ROWS,
+            words="Mean angle between true and predicted normals, in degrees.",
+            summary=positions.tallies, value=positions.mean(2),
+        ),
+        Metric(
+            name="angle_median", higher=False, kinds=_NORMALS, undefined=_NO_ROWS,
+            words="Median of that angle, to a quarter of a degree.",
+            summary=positions.tallies, value=positions.median_angle,
+        ),
+        Metric(
+            name="within_11", higher=True, kinds=_NORMALS, undefined=_NO_ROWS,
+            words="Share of pixels whose angle is below 11.25 degrees.",
+            summary=positions.tallies, value=positions.mean(3),
+        ),
+        Metric(
+            name="within_22", higher=True, kinds=_NORMALS, undefined=_NO_ROWS,
+            words="Share of pixels whose angle is below 22.5 degrees.",
+            summary=positions.tallies, value=positions.mean(4),
+        ),
+        Metric(
+            name="within_30", higher=True, kinds=_NORMALS, undefined=_NO_ROWS,
+            words="Share of pixels whose angle is below 30 degrees.",
+            summary=positions.tallies, value=positions.mean(5),
+        ),
+        Metric(
+            name="boundary_f", higher=True, kinds=frozenset({"boundaries"}),
+            undefined="no pixel is a boundary",
+            words="Best F over thresholds common to all images; a pixel counts where one of the "
+            "other side is at most a pixel away.",
+            summary=positions.tallies, value=positions.boundary_f,
         ),
     )
 }  # fmt: skip

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from plait.batch import Parts, Records
 from plait.data.seeding import key
+from plait.kinds import Place
 from plait.method import Method
 from plait.networks.chains import Chain
 from plait.task import TaskSet
@@ -271,7 +272,15 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def forward(self, parts: Parts) -> Tensor:
-        """(parts) → [B, width]."""
+        """(parts) → [B, width]; [B·P, width] where positions are asked for (``positions.at``)."""
+        raise NotImplementedError
+
+    def grid(self, parts: Parts, place: Place) -> Tensor:
+        """Which positions each row has: bool [B, ...], of P positions in all."""
+        raise NotImplementedError
+
+    def canvas(self, parts: Parts) -> tuple[int, ...]:
+        """The height and width of the images whose pixels are labelled."""
         raise NotImplementedError
 
 

@@ -16,12 +16,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from plait.batch import Input, Part, Parts
+from plait.kinds import Place
 from plait.method import MethodError, did_you_mean
 from plait.networks.base import Encoder
+from plait.networks.maps import Pyramid, Vit
+from plait.networks.positions import place
+from plait.networks.sequences import Attention
 from plait.networks.stems import Bag, Cnn, Embedding, Foreign, Plain, Stem, blank_width, load_module
 from plait.networks.transformer import Transformer
+from plait.task import TaskSet
 
 
 class Mlp(nn.Module):
@@ -63,9 +69,10 @@ STEMS: Mapping[str, Mapping[str, type[Stem]]] = {
     "numeric": {"plain": Plain},
     "categorical": {"embedding": Embedding},
     "text": {"bag": Bag, "transformer": Transformer},
-    "image": {"cnn": Cnn},
+    "image": {"cnn": Cnn, "pyramid": Pyramid, "vit": Vit},
     "vector": {"plain": Plain},
     "list": {"bag": Bag},
+    "sequence": {"attention": Attention},
 }
 TRUNKS: Mapping[str, Callable[..., Mlp]] = {"mlp": Mlp}
 
@@ -93,6 +100,8 @@ class StemEncoder(Encoder):
 
     def forward(self, parts: Parts) -> Tensor:
         dtype = next((p.dtype for p in self.parameters()), self.like.dtype)
+        if place() != "row":
+            return self._at_positions(parts, place(), dtype)
         if len(parts) == 1:
             (rows,) = (self._side_by_side(part, dtype) for part in parts.values())
         else:
@@ -109,6 +118,65 @@ class StemEncoder(Encoder):
                 found.append(self._side_by_side(part, dtype))
             start += len(some)
         return found
+
+    def _at_positions(self, parts: Parts, where: Place, dtype: torch.dtype) -> Tensor:
+        """[B·P, width]: what is known of the whole row stands beside each of its positions."""
+        found = []
+        for part in parts.values():
+            beside = [
+                stem.at_positions(part, dtype) if stem.place == where else stem(part, dtype)
+                for stem in self._stems()
+            ]
+            known = next((each for each in beside if each is not None and each.ndim == 3), None)
+            if known is None:
+                some = next(iter(part.values()))
+                found.append(torch.zeros(len(some), 1, self.width, dtype=dtype, device=some.device))
+                continue
+            wide = [
+                each if each is None or each.ndim == 3
+                else each.unsqueeze(1).expand(-1, known.shape[1], -1)
+                for each in beside
+            ]  # fmt: skip
+            found.append(self.trunk(torch.cat([each for each in wide if each is not None], dim=2)))
+        longest = max(each.shape[1] for each in found)
+        padded = [F.pad(each, (0, 0, 0, longest - each.shape[1])) for each in found]
+        return torch.cat(padded).flatten(0, 1)
+
+    def grid(self, parts: Parts, where: Place) -> Tensor:
+        found: list[Tensor | int] = []
+        for part in parts.values():
+            keys = [
+                (s, key) for s in self._stems() if s.place == where and (key := s.labelled(part))
+            ]
+            rows = len(next(iter(part.values())))
+            found.append(keys[0][0].grid(keys[0][1], part[keys[0][1]]) if keys else rows)
+        known = [each for each in found if isinstance(each, Tensor)]
+        shape = [max(sizes) for sizes in zip(*(each.shape[1:] for each in known), strict=True)]
+        whole = []
+        for each in found:
+            if isinstance(each, Tensor):
+                pad = [n for size, most in zip(each.shape[:0:-1], shape[::-1], strict=True)
+                       for n in (0, most - size)]  # fmt: skip
+                whole.append(F.pad(each, pad))
+            else:
+                whole.append(known[0].new_zeros(each, *shape))
+        return torch.cat(whole)
+
+    def canvas(self, parts: Parts) -> tuple[int, ...]:
+        found = {
+            tuple(part[key].shape[2:])
+            for part in parts.values()
+            for stem in self._stems()
+            if stem.place == "pixel" and (key := stem.labelled(part))
+        }
+        if len(found) > 1:
+            raise ValueError(f"images whose pixels are labelled have one size; got {sorted(found)}")
+        return found.pop()
+
+    def _stems(self) -> Iterator[Stem]:
+        for stem in self.stems.values():
+            assert isinstance(stem, Stem)
+            yield stem
 
     def _side_by_side(self, part: Part, dtype: torch.dtype) -> Tensor:
         return torch.cat([stem(part, dtype) for stem in self.stems.values()], dim=1)
@@ -142,7 +210,7 @@ class ForeignEncoder(Encoder):
 def _parts_width(module: nn.Module, inputs: Mapping[str, Input]) -> int:
     part = {}
     for key, found in inputs.items():
-        whole = found.type in ("text", "list", "categorical")
+        whole = found.whole
         shape = [8 if size < 0 else size for size in found.shape]
         part[key] = torch.zeros(2, *shape, dtype=torch.long if whole else torch.float32)
     return blank_width(module, {"blank": part}, "a part of two rows")
@@ -182,6 +250,30 @@ def check_encoder(spec: Mapping[str, Any]) -> None:
         else:
             _check_keys(spec[kind], ("module", "settings"), (kind,))
     _choice("trunk", spec.get("trunk"), TRUNKS)
+
+
+def check_places(spec: Mapping[str, Any], inputs: Mapping[str, Input], tasks: TaskSet) -> None:
+    """Raise :class:`MethodError` for the first task whose positions the encoder has no vectors for.
+
+    Nothing is made.
+    """
+    for task in tasks:
+        where = task.place
+        if where == "row":
+            continue
+        kinds = [kind for kind in STEMS if any(f.type == kind for f in inputs.values())]
+        chosen = {} if "module" in spec else {
+            kind: STEMS[kind][_choice(kind, spec.get(kind), STEMS[kind])[0]]
+            for kind in kinds if not _is_foreign(spec.get(kind))
+        }  # fmt: skip
+        if not any(stem.place == where for stem in chosen.values()):
+            able = [f"{{{kind}: {name}}}" for kind in kinds
+                    for name, stem in STEMS[kind].items() if stem.place == where]  # fmt: skip
+            hint = f"take encoder: {' or '.join(able)}" if able else f"no input has {where}s"
+            raise MethodError(
+                f"task {task.name!r} has a label for each {where}, and the encoder gives one "
+                f"vector a row; {hint}"
+            )
 
 
 def _stem(kind: str, spelled: Any, inputs: Sequence[Input]) -> Stem:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from plait.batch import Labels, Records
 from plait.kinds import KINDS
@@ -18,6 +19,8 @@ from plait.task import HeadGroup, Task, TaskSet
 
 class Heads(nn.Module):
     """A bank for each head group: weight [T, outputs, width] and bias [T, outputs].
+
+    Those of pixels have a convolution before: mix [T, width, width, 3, 3] and mix_bias [T, width].
 
     ``priors`` (see :func:`prior_of`) set the biases so that training starts from the tasks' base
     rates. ``trainers`` are the tasks that train a task's head, where others than itself do. Raises
@@ -45,6 +48,9 @@ class Heads(nn.Module):
         bank = TaskBank(group.tasks) if alone else Bank(group.tasks, trainers=who)
         bank.add("weight", group.outputs, self.width, start=uniform(self.width))
         bank.add("bias", group.outputs)
+        if group.place == "pixel":
+            bank.add("mix", self.width, self.width, 3, 3, start=uniform(9 * self.width))
+            bank.add("mix_bias", self.width)
         return bank
 
     def seat(self, tasks: TaskSet, seed: int, place: str) -> None:
@@ -77,6 +83,25 @@ class Heads(nn.Module):
             raw[key] = routed_linear(features[key], records.task, weight, bias)
         return raw
 
+    def decode(self, group: str, maps: Tensor, task: Tensor, size: Sequence[int]) -> Tensor:
+        """Feature maps [N, h, w, width] of records → raw outputs [N, *size, outputs] of a group.
+
+        A head that labels pixels looks around each place by a 3×3 convolution of its own, with
+        ReLU, then maps it linearly; what lies between places is taken in a straight line.
+        """
+        bank = self.bank(group)
+        mix, mix_bias = bank.stack("mix"), bank.stack("mix_bias")
+        weight, bias = bank.stack("weight"), bank.stack("bias")
+        found = []
+        present, counts = torch.unique_consecutive(task, return_counts=True)
+        pieces = torch.split(maps.permute(0, 3, 1, 2), counts.tolist())
+        for one, piece in zip(present.tolist(), pieces, strict=True):
+            around = F.conv2d(piece, mix[one], mix_bias[one], padding=1).relu()
+            flat = F.conv2d(around, weight[one][:, :, None, None], bias[one])
+            whole = F.interpolate(flat, size=tuple(size), mode="bilinear", align_corners=False)
+            found.append(whole.permute(0, 2, 3, 1))
+        return torch.cat(found)
+
     def bank(self, group: str) -> Bank:
         """The bank of a head group."""
         found = self.banks[escape(group)]
@@ -102,7 +127,10 @@ def prior_of(task: Task, labels: Labels) -> Tensor:
     Half a label is added to every class, and to a rate, so that nothing is impossible.
     """
     target = labels.target.double()
-    weight = torch.ones_like(target) if labels.weight is None else labels.weight.double()
+    weight = torch.ones(len(target)).double() if labels.weight is None else labels.weight.double()
+    if labels.valid is not None:
+        weight = weight[labels.valid.nonzero()[:, 0]]
+        target = target[labels.valid]
     return KINDS[task.kind].prior(target, weight, len(task.classes))
 
 

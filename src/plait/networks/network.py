@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plait.batch import Input, Parts, Records
 from plait.data.seeding import key
-from plait.kinds import KINDS
+from plait.kinds import KINDS, Place
 from plait.losses import LOSSES
 from plait.method import resolve, spell
 from plait.networks.base import (
@@ -26,8 +26,9 @@ from plait.networks.base import (
     task_slices,
     trainers_of,
 )
-from plait.networks.encoder import make_encoder
+from plait.networks.encoder import check_places, make_encoder
 from plait.networks.heads import Heads
+from plait.networks.positions import Spread, at, by_place, remembering
 from plait.task import Task, TaskSet
 
 
@@ -35,8 +36,9 @@ from plait.task import Task, TaskSet
 class Outputs:
     """What a forward gives, aligned with the records asked for, by head group.
 
-    ``raw`` [N, outputs] are the heads' numbers before any link function; ``penalties`` are scalars
-    that training adds to the loss.
+    ``raw`` [N, outputs] are the heads' numbers before any link function, [N, ..., outputs] where
+    positions are labelled (``features`` then are those of the positions); ``penalties`` are
+    scalars that training adds to the loss.
     """
 
     raw: Mapping[str, Tensor]
@@ -56,6 +58,27 @@ class Network(nn.Module):
 
     def forward(self, parts: Parts, asked: Mapping[str, Records]) -> Outputs:
         """Inputs and the records wanted, by head group → outputs aligned with the records."""
+        groups = self.tasks.groups
+        if all(groups[group].place == "row" for group in asked):
+            return self._of_rows(parts, asked)
+        places = {group: groups[group].place for group in asked}
+        found = Outputs({}, {}, {})
+        with remembering():
+            for place, own in by_place(asked, places).items():
+                if place == "row":
+                    more = self._of_rows(parts, own)
+                else:
+                    more = self._of_positions(parts, own, place)
+                both = {n: found.penalties.get(n, 0) + v for n, v in more.penalties.items()}
+                found = Outputs(
+                    {**found.raw, **more.raw},
+                    {**found.features, **more.features},
+                    {**found.penalties, **both},
+                )
+        return found
+
+    def _of_rows(self, parts: Parts, asked: Mapping[str, Records]) -> Outputs:
+        """The outputs of tasks with one label a row."""
         chain = self.trunk.chain
         if chain is None:
             features, penalties = self.trunk(parts, asked)
@@ -66,6 +89,29 @@ class Network(nn.Module):
         raw, more = chain(self.heads(features, wanted), wanted, asked, rows)
         return Outputs(raw, chain.picked(features, wanted, asked), {**penalties, **more})
 
+    def _of_positions(self, parts: Parts, asked: Mapping[str, Records], place: Place) -> Outputs:
+        """The outputs of tasks with a label for each position inside a row."""
+        grid = self.encoder.grid(parts, place)
+        spread = {group: Spread.of(records, grid) for group, records in asked.items()}
+        wanted = {group: each.records for group, each in spread.items()}
+        with at(place):
+            features, penalties = self.trunk(parts, wanted)
+        if place == "token":
+            found = self.heads(features, wanted)
+            raw = {group: each.gather(found[group]) for group, each in spread.items()}
+            return Outputs(raw, features, penalties)
+        size = self.encoder.canvas(parts)
+        raw = {}
+        for group, each in spread.items():
+            maps = each.gather(features[group].records)
+            raw[group] = self.heads.decode(group, maps, asked[group].task, size)
+        return Outputs(raw, features, penalties)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The first encoder of the trunk; all of them are made alike."""
+        return next(m for m in self.trunk.modules() if isinstance(m, Encoder))
+
     def advance(self, step: int) -> None:
         """Training is at this step; for what changes with it (a temperature)."""
         self.trunk.advance(step)
@@ -75,7 +121,8 @@ class Network(nn.Module):
         """Predictions as users see them, by head group and aligned with the records.
 
         A probability [N], class probabilities [N, C], a mean in the target's own units [N] or a
-        rate [N]; in evaluation mode, which is left as it was.
+        rate [N]; where positions are labelled, [N, ...] or [N, ..., C], NaN in the padding. In
+        evaluation mode, which is left as it was.
         """
         with evaluating(self):
             outputs = self(parts, asked)
@@ -83,7 +130,9 @@ class Network(nn.Module):
 
     def _decoded(self, key_: str, raw: Tensor, records: Records) -> Tensor:
         group = self.tasks.groups[key_]
-        found = LOSSES[group.loss].predict(raw)
+        flat = raw.flatten(0, -2)
+        found = LOSSES[group.loss].predict(flat)
+        found = found.view(*raw.shape[:-1], *found.shape[1:])
         if not KINDS[group.kind].standardised:
             return found
         units = [(self.tasks[name].scale, self.tasks[name].center) for name in group.tasks]
@@ -163,6 +212,7 @@ def build_network(
     at the tasks' base rates. Every start is keyed by (seed, place), a task's own also by its name:
     adding or permuting tasks changes no other. Raises ``MethodError`` for a faulty encoder.
     """
+    check_places(encoder, inputs, tasks)
 
     def make(who: str = "") -> Encoder:
         with seeded(seed, "encoder", who):

@@ -173,14 +173,16 @@ def build_side_by_side(
     return network
 
 
-def stackable(encoder: Mapping[str, Any], inputs: Mapping[str, Input]) -> bool:
-    """Whether networks with this encoder can run side by side."""
+def stackable(
+    encoder: Mapping[str, Any], inputs: Mapping[str, Input], tasks: TaskSet | None = None
+) -> bool:
+    """Whether networks with this encoder, for these tasks, can run side by side."""
     check_encoder(encoder)
-    if "module" in encoder:
+    if "module" in encoder or (tasks and any(t.place != "row" for t in tasks)):
         return False
     used = [encoder.get(kind) for kind in STEMS if any(i.type == kind for i in inputs.values())]
     names = [next(iter(s), None) if isinstance(s, Mapping) else s for s in used]
-    return not {"module", "settings", "transformer"} & set(names)
+    return not {"module", "settings", "transformer", "attention", "pyramid", "vit"} & set(names)
 
 
 def rebuild(config: Mapping[str, Any]) -> SideBySide:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from plait.batch import Input, Part
+from plait.kinds import Place
 from plait.method import MethodError
 from plait.networks.base import Among, alike
 
@@ -27,6 +28,7 @@ class Stem(nn.Module):
     """
 
     name: ClassVar[str]
+    place: ClassVar[Place] = "row"  # the positions that it has vectors for, beside rows
     among: Among = staticmethod(alike)
 
     def __init__(self, inputs: Sequence[Input], widths: Sequence[int]) -> None:
@@ -38,6 +40,32 @@ class Stem(nn.Module):
     def encode(self, key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
         """One input [rows, ...] → [rows, its width]."""
         raise NotImplementedError
+
+    def states(self, key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+        """One input [rows, ...] → a vector for each of its P positions, [rows, P, its width]."""
+        raise NotImplementedError
+
+    def grid(self, key: str, value: Tensor) -> Tensor:  # noqa: ARG002
+        """Which positions the rows of one input have: bool [rows, ...], P in all."""
+        return value != 0
+
+    def labelled(self, part: Part) -> str | None:
+        """The input of a part whose positions are meant; None where it has none."""
+        return next((key for key in self.keys if key in part), None)
+
+    def at_positions(self, part: Part, dtype: torch.dtype) -> Tensor | None:
+        """A vector [rows, P, width] for each position of the part's input; None without one."""
+        mine = self.labelled(part)
+        if mine is None:
+            return None
+        states = self.states(mine, part[mine], dtype)
+        return torch.cat(
+            [
+                states if key == mine else states.new_zeros(*states.shape[:2], width)
+                for key, width in zip(self.keys, self.widths, strict=True)
+            ],
+            dim=2,
+        )
 
     def forward(self, part: Part, dtype: torch.dtype) -> Tensor:
         """All the stem's inputs of a part → [rows, width]."""
@@ -288,7 +316,7 @@ def load_module(source: str, settings: Mapping[str, Any], **offered: Any) -> nn.
 
 def _blank_width(module: nn.Module, found: Input) -> int:
     longest = tuple(8 if size < 0 else size for size in found.shape)
-    whole = found.type in ("text", "list", "categorical")
+    whole = found.whole
     blank = torch.zeros(2, *longest, dtype=torch.long if whole else torch.get_default_dtype())
     return blank_width(module, blank, f"{found.key} {tuple(blank.shape)}")
 

@@ -211,6 +211,11 @@ def tasks(place: Place, tables: Mapping[str, TableSpec] | None) -> dict[str, Tas
             inner.wrong("a task needs a name")
         elif (read := task(name, inner, tables)) is not None:
             found[name] = read
+    for name, spec in found.items():
+        if spec.after is not None and spec.after not in place.value:
+            place.at(name).at("after").wrong(
+                f"no task {quote(spec.after)}{nearest(spec.after, found)}"
+            )
     if isinstance(place.value, dict) and not place.value:
         place.wrong("a study needs at least one task")
     return found

@@ -69,10 +69,10 @@ class Layout:
             labels = batch.labels.get(key)
             if labels is None:
                 found.append(torch.zeros(size))
-            elif labels.weight is None:
+            elif (weight := labels.units) is None:
                 found.append(batch.units[key])
             else:
-                found.append(torch.bincount(labels.task, labels.weight, minlength=size))
+                found.append(torch.bincount(labels.task, weight, minlength=size))
         total = torch.cat(found) if len(found) > 1 else found[0]
         total = total if total_of is None else total_of(total)
         there = total > 0
@@ -184,7 +184,7 @@ def records_of(batch: Batch, outputs: Outputs, layout: Layout) -> tuple[Tensor, 
         raw = outputs.raw[key]
         if raw.dtype in (torch.bfloat16, torch.float16):
             raw = raw.float()
-        value = layout.loss[key].per_row(raw, labels.target)
+        value = layout.loss[key].per_record(raw, labels)
         if labels.weight is not None:
             value = value * labels.weight.to(value.dtype)
         values.append(value)

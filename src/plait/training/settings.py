@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_type_hints
 
 LEAST: Mapping[str, float] = {
     "passes": 1, "batch": 1, "patience": 1, "micro_batches": 1, "bad_steps": 1, "weight_decay": 0,
-    "warmup": 0, "meter": 1,
+    "warmup": 0, "meter": 1, "mirror": 0,
 }  # fmt: skip
 ABOVE: Mapping[str, float] = {"learning_rate": 0, "clip": 0, "temperature": 0, "time_limit": 0}
 
@@ -24,8 +24,9 @@ class Training:
     ``round_robin`` or with p ∝ n^(1/temperature). ``time_limit`` in seconds.
     ``meter`` measures the gradients of all tasks every so many steps, whatever the balancer, at a
     step's price in task gradients (None: where the balancer has them, and a few rows once a pass);
-    it changes no result. Raises ``ValueError``
-    for a value out of its range.
+    it changes no result.
+    ``mirror``: the chance that an image is mirrored left to right in a step, with the labels of its
+    pixels. Raises ``ValueError`` for a value out of its range.
     """
 
     passes: int = 30
@@ -44,6 +45,7 @@ class Training:
     device: str = "auto"
     time_limit: float | None = None
     meter: int | None = None
+    mirror: float = 0.0
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Training)
@@ -70,4 +72,4 @@ def _problem(name: str, value: object, hint: object) -> str:
         return f"a number above {ABOVE[name]}; got {value}"
     if name in LEAST and not LEAST[name] <= value < float("inf"):
         return f"at least {LEAST[name]}; got {value}"
-    return f"at most 1; got {value}" if name == "warmup" and value > 1 else ""
+    return f"at most 1; got {value}" if name in ("warmup", "mirror") and value > 1 else ""

@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from plait.balancing.base import Balancer
+from plait.data.mirroring import Mirrored
 from plait.data.mixing import Feed, Rows, auto_batch, feed_for
 from plait.networks import Network
 from plait.networks.network import evaluating
@@ -59,6 +60,8 @@ def train(
     device = device_of(training.device)
     network.to(device)
     feed = feed or feed_for(dataset, training, seed, names)
+    if training.mirror:
+        feed = Mirrored(feed, training.mirror, seed)
     steps = training.passes * feed.steps
     counts = dataset.counts("valid")
     judged = [name for name in names if counts[name]]
@@ -135,7 +138,9 @@ def evaluate(
     weights = torch.zeros_like(losses)
     rows = [dataset.rows(split, name) for name in tasks]
     with evaluating(network):
-        for some in torch.unique(torch.cat(rows)).split(ROWS) if rows else ():
+        for some in (
+            torch.unique(torch.cat(rows)).split(network.tasks.at_once(ROWS)) if rows else ()
+        ):
             poll()
             batch = alignment(dataset.batch(some, tasks))
             units = layout.units(batch)

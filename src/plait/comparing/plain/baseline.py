@@ -27,7 +27,13 @@ class Baseline(Strategy):
         return f"{self.one} with the task's number" if self.pooled else f"{self.each} per task"
 
     def check(self, plan: Plan) -> None:
-        """Pooling needs tasks that are alike."""
+        """Every task has one label a row; pooling needs tasks that are alike."""
+        for task in plan.dataset.tasks:
+            if task.place != "row":
+                raise ValueError(
+                    f"{self.card.name}: task {task.name!r} labels positions inside the rows, and "
+                    "plain baselines but the prior look at whole rows; leave it out"
+                )
         if self.pooled and not poolable(plan.dataset):
             name = self.card.name
             raise ValueError(f"{name}: pooled needs two tasks of one kind on the same inputs")

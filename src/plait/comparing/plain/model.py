@@ -17,6 +17,7 @@ from plait.comparing.model import Asked, Model
 from plait.comparing.plain.estimators import KINDS, Estimators
 from plait.comparing.plain.view import Array, Table, View
 from plait.comparing.results import Cost
+from plait.kinds import Place
 from plait.task import TaskSet
 
 
@@ -64,6 +65,7 @@ class EstimatorModel(Model):
         self._of = {name: (pool, i) for pool in pools for i, name in enumerate(pool.tasks)}
 
     def predict(self, parts: Parts, asked: Asked) -> dict[str, Tensor]:
+        """As every model; a task's positions are all predicted alike."""
         table = self.view.table(parts)
         found = {}
         for key, records in asked.items():
@@ -80,6 +82,12 @@ class EstimatorModel(Model):
             for where, values in pieces:
                 filled[where] = values
             found[key] = torch.from_numpy(filled)
+            if (place := self.tasks.groups[key].place) != "row":
+                there = _positions(parts, place)[records.rows]
+                wide = (*there.shape, *found[key].shape[1:])
+                shaped = found[key].view(len(there), *[1] * (there.ndim - 1), *wide[there.ndim :])
+                found[key] = shaped.expand(wide).clone()
+                found[key][~there] = torch.nan
         return found
 
     def _one(self, name: str, table: Table) -> Array:
@@ -101,6 +109,8 @@ class EstimatorModel(Model):
         for key, group in self.tasks.groups.items():
             every = torch.arange(len(group.tasks))
             found = self.predict({"rows": part}, {key: Records(every, torch.zeros_like(every))})
+            if group.place != "row":
+                continue
             classes = self.tasks[group.tasks[0]].classes
             wide = (len(classes),) if self.tasks[group.tasks[0]].named else ()
             if tuple(found[key].shape) != (len(every), *wide):
@@ -134,5 +144,26 @@ class EstimatorModel(Model):
 
 def _blank(each: Input) -> Tensor:
     shape = [1 if side < 0 else side for side in each.shape]
-    whole = each.type in ("text", "list", "categorical")
+    whole = each.whole
     return torch.zeros(1, *shape, dtype=torch.long if whole else torch.float32)
+
+
+def _positions(parts: Parts, place: Place) -> torch.Tensor:
+    """Which positions each row has: bool [B, longest] for tokens."""
+    kind = {"token": "sequence.", "pixel": "image."}[place]
+    found = []
+    for part in parts.values():
+        rows = len(next(iter(part.values())))
+        some = next((value for key, value in part.items() if key.startswith(kind)), None)
+        if some is None:
+            found.append(torch.zeros(rows, *[1] * (1 if place == "token" else 2)).bool())
+        else:
+            found.append(some != 0 if place == "token" else torch.ones_like(some[:, 0]).bool())
+    most = [max(sizes) for sizes in zip(*(each.shape[1:] for each in found), strict=True)]
+    whole = torch.zeros(sum(map(len, found)), *most).bool()
+    start = 0
+    for each in found:
+        rows_ = slice(start, start + len(each))
+        whole[(rows_, *(slice(size) for size in each.shape[1:]))] = each
+        start += len(each)
+    return whole

@@ -34,7 +34,7 @@ class View:
     def of(cls, inputs: Mapping[str, Input], parts: Parts, *, codes: bool, most: int) -> Self:
         """The view of these inputs, with the ``most`` frequent tokens of each text in the parts."""
         chosen = tuple(inputs.values())
-        worded = [each for each in chosen if each.type in ("text", "list")]
+        worded = [each for each in chosen if each.worded]
         tokens = {each.key: _frequent(parts, each, most) for each in worded}
         return cls(inputs=chosen, codes=codes, tokens=tokens)
 
@@ -78,7 +78,7 @@ class View:
         return cls(inputs=tuple(inputs.values()), codes=data["codes"], tokens=data["tokens"])
 
     def _width(self, each: Input) -> int:
-        if each.type in ("text", "list"):
+        if each.worded:
             return len(self.tokens[each.key])
         if each.type == "categorical":
             return len(each.sizes) if self.codes else sum(each.sizes)
@@ -95,7 +95,7 @@ class View:
         if values is None:
             return np.zeros((rows, self._width(each)), np.float32)
         found = values.numpy()
-        if each.type in ("text", "list"):
+        if each.worded:
             return self._counts(found, self.tokens[each.key], each.sizes[0])
         if each.type == "categorical" and not self.codes:
             return self._one_hot(found, each.sizes)

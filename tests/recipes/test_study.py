@@ -149,7 +149,8 @@ def test_three_mistakes_are_reported_in_one_pass() -> None:
     kind, passes, sharing = mistakes(text)
     assert kind == (
         "study.yaml:5: tasks.assays.kind: no kind 'binray'; did you mean 'binary'? "
-        "(accepted: binary, classes, ordinal, real, counts, tokens)"
+        "(accepted: binary, classes, ordinal, real, counts, tokens, segmentation, depth, normals, "
+        "boundaries)"
     )
     assert passes.startswith(
         "study.yaml:7: training.pases: training has no key 'pases'; did you mean 'passes'? "

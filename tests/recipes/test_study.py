@@ -156,9 +156,9 @@ def test_three_mistakes_are_reported_in_one_pass() -> None:
         "study.yaml:7: training.pases: training has no key 'pases'; did you mean 'passes'? "
         "(accepted: passes, batch, "
     )
-    assert sharing == (
+    assert sharing.startswith(
         "study.yaml:12: strategies.experts.joint.sharing: no sharing method 'mmeo'; did you mean "
-        "'mmoe'? (accepted: hard, mmoe)"
+        "'mmoe'? (accepted: "
     )
 
 

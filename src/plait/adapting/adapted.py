@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plait.adapting.base import Adapted, Adapter, Bank
+from plait.adapting.base import Adapted, Adapter, SiteBank
 from plait.adapting.routing import Routing
 from plait.batch import Part, Parts, Records
 from plait.method import resolve, spell
@@ -90,9 +90,9 @@ class AdaptedTrunk(Trunk):
         return features, {**penalties, **route.penalties, **self._penalties(present)}
 
     @property
-    def own(self) -> list[Bank]:
+    def own(self) -> list[SiteBank]:
         """The banks, and what they share where it is one."""
-        return [bank for bank in self.banks.values() if isinstance(bank, Bank)]
+        return [bank for bank in self.banks.values() if isinstance(bank, SiteBank)]
 
     def _penalties(self, present: Tensor) -> dict[str, Tensor]:
         each = [bank.penalty(present) for bank in self.own]

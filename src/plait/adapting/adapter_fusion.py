@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from plait.adapting.banks import BottleneckBank, OwnBank, trained_at
-from plait.adapting.base import Adapted, Adapter, Bank, put
+from plait.adapting.base import Adapted, Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.method import Card, Law, Method, Paper, resolve
 from plait.networks.base import normal
@@ -84,7 +84,7 @@ class AdapterFusion(Adapter):
     ) -> nn.ModuleDict:
         """Stand where the first stage's adapters stood; ``ValueError`` where they are no such."""
 
-        def bank(site: ModuleSite) -> Bank:
+        def bank(site: ModuleSite) -> SiteBank:
             first = trained_at(site, BottleneckBank, "adapter_fusion")
             return _FusionBank(tasks.names, first, self)
 

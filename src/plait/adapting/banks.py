@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from plait.adapting.base import Adapted, Bank
+from plait.adapting.base import Adapted, SiteBank
 from plait.adapting.routing import Routing
 from plait.networks.base import Start, TaskBank, normal, uniform
 from plait.sites import ModuleSite, role_sites
 
 
-class OwnBank(Bank, TaskBank):
+class OwnBank(SiteBank, TaskBank):
     """A bank whose every parameter has one slice for each task."""
 
 
-class LinearBank(Bank):
+class LinearBank(SiteBank):
     """A bank at a linear layer that changes its output."""
 
     def forward(self, base: nn.Module, routing: Routing, *inputs: Any, **named: Any) -> Tensor:  # noqa: ARG002
@@ -209,7 +209,7 @@ def shared(count: int, *shape: int, start: Start) -> nn.Parameter:
 
 
 def lora_config(
-    banks: Mapping[str, Bank], task: int, dropout: float, *, root: bool = False, **more: bool
+    banks: Mapping[str, SiteBank], task: int, dropout: float, *, root: bool = False, **more: bool
 ) -> dict[str, Any]:
     """Peft's configuration for banks whose ``exported`` pairs have the factor ``scale``.
 
@@ -247,7 +247,7 @@ def linear_at(site: ModuleSite, who: str, rank: int | None = None) -> nn.Linear:
     return linear
 
 
-def trained_at(site: ModuleSite, kind: type[Bank], who: str) -> Any:
+def trained_at(site: ModuleSite, kind: type[SiteBank], who: str) -> Any:
     """The frozen bank of the first stage at a site; ``ValueError`` where it is of another kind."""
     first = site.module
     if not isinstance(first, Adapted) or not isinstance(first.bank, kind):

@@ -1,7 +1,7 @@
 """Small modules on a frozen network: what an adapter is, and what stands at a site.
 
-An :class:`Adapter` puts a :class:`Bank` at each of its sites: the small modules of all tasks there.
-A bank is called in the frozen module's place, so it may change what goes in, what comes out, or
+An :class:`Adapter` puts a :class:`SiteBank` at each of its sites: the small modules of all tasks
+there. It is called in the frozen module's place, so it may change what goes in, what comes out, or
 both; rows find their task's slice by the :class:`~plait.adapting.routing.Routing`.
 """
 
@@ -21,7 +21,7 @@ from plait.sites import ModuleSite, module_sites, role_sites
 from plait.task import TaskSet
 
 
-class Bank(nn.Module):
+class SiteBank(nn.Module):
     """The small modules of one site, for all tasks.
 
     Slices that belong to one task each stand in a ``TaskBank`` inside; every other parameter is
@@ -76,7 +76,7 @@ class Bank(nn.Module):
 class Adapted(nn.Module):
     """What stands at a site: the frozen module and its bank, which the adapted trunk owns."""
 
-    def __init__(self, base: nn.Module, bank: Bank, routing: Routing) -> None:
+    def __init__(self, base: nn.Module, bank: SiteBank, routing: Routing) -> None:
         super().__init__()
         self.base = base
         self.routing = routing
@@ -85,7 +85,7 @@ class Adapted(nn.Module):
         self.folded = False
 
     @property
-    def bank(self) -> Bank:
+    def bank(self) -> SiteBank:
         """The bank of this site."""
         return self.owner[0]
 
@@ -175,7 +175,7 @@ class Adapter(Method):
         listed = " or ".join(" and ".join(f"<{role}>" for role in roles) for roles in self.places)
         raise ValueError(f"the network has no {listed} for {self.card.name} to adapt; name sites")
 
-    def peft_config(self, banks: Mapping[str, Bank], task: int) -> dict[str, Any]:  # noqa: ARG002
+    def peft_config(self, banks: Mapping[str, SiteBank], task: int) -> dict[str, Any]:  # noqa: ARG002
         """What peft's ``adapter_config.json`` says of one task's adapters, given by path.
 
         Raises ``ValueError`` where peft has no form for them.
@@ -189,7 +189,7 @@ class Adapter(Method):
 def put(
     sites: Sequence[ModuleSite],
     routing: Routing,
-    make: Callable[[ModuleSite], Bank],
+    make: Callable[[ModuleSite], SiteBank],
     **shared: nn.Module,
 ) -> nn.ModuleDict:
     """Put a bank of its own at each site; returns them, with what they ``shared`` beside them."""
@@ -198,7 +198,7 @@ def put(
         bank = make(site).like(site.module)
         banks[escape(site.path)] = bank
 
-        def wrapped(base: nn.Module, bank: Bank = bank) -> Adapted:
+        def wrapped(base: nn.Module, bank: SiteBank = bank) -> Adapted:
             return Adapted(base, bank, routing)
 
         site.replace(wrapped)

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from plait.adapting.banks import ACTIVATIONS, BottleneckBank, width_of
-from plait.adapting.base import Adapter, Bank, put
+from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.method import Card, Law, Paper, did_you_mean
 from plait.sites import ModuleSite, role_sites
@@ -108,7 +108,7 @@ class Bottleneck(Adapter):
     ) -> nn.ModuleDict:
         """Put an adapter around what stands at each site."""
 
-        def bank(site: ModuleSite) -> Bank:
+        def bank(site: ModuleSite) -> SiteBank:
             width = max(1, width_of(site.module) // self.reduction)
             return BottleneckBank(tasks.names, site.module, width, self.activation, self.std)
 

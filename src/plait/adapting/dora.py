@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from plait.adapting.banks import LowRankBank, check_low_rank, linear_at, lora_config
-from plait.adapting.base import Adapter, Bank, put
+from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.method import Card, Law, Paper
 from plait.sites import ModuleSite
@@ -79,12 +79,12 @@ class Dora(Adapter):
     ) -> nn.ModuleDict:
         """Wrap the linear layers at the sites; ``ValueError`` for a site of another type."""
 
-        def bank(site: ModuleSite) -> Bank:
+        def bank(site: ModuleSite) -> SiteBank:
             return _DoraBank(tasks.names, linear_at(site, "dora", self.rank), self)
 
         return put(sites, routing, bank)
 
-    def peft_config(self, banks: Mapping[str, Bank], task: int) -> dict[str, Any]:
+    def peft_config(self, banks: Mapping[str, SiteBank], task: int) -> dict[str, Any]:
         """As LoRA with ``use_dora``."""
         return lora_config(banks, task, self.dropout, use_dora=True)
 

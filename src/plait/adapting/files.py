@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.adapting.adapted import AdaptedTrunk
-from plait.adapting.base import Adapted, Bank
+from plait.adapting.base import Adapted, SiteBank
 from plait.method import did_you_mean
 from plait.networks.base import escape
 from plait.networks.network import Network
@@ -26,7 +26,7 @@ def adapted_trunk(network: Network) -> AdaptedTrunk:
     return network.trunk
 
 
-def places(trunk: AdaptedTrunk) -> dict[str, Bank]:
+def places(trunk: AdaptedTrunk) -> dict[str, SiteBank]:
     """The banks by their path in the base as peft would name it.
 
     Inside a transformer paths begin there, and the whole of it is ``""``; else they begin at the
@@ -111,7 +111,7 @@ def base_digest(trunk: AdaptedTrunk) -> str:
     return digest.hexdigest()
 
 
-def _paired(mine: Mapping[str, Bank], read: AdapterFile, trunk: AdaptedTrunk) -> dict[str, str]:
+def _paired(mine: Mapping[str, SiteBank], read: AdapterFile, trunk: AdaptedTrunk) -> dict[str, str]:
     """The file's paths by ours; theirs may have the name of a model before them."""
     found, left = {}, list(read.modules)
     for path in mine:

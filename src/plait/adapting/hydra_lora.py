@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from plait.adapting.banks import LinearBank, check_low_rank, linear_at, shared
-from plait.adapting.base import Adapter, Bank, put
+from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.method import Card, Law, Paper
 from plait.networks.base import uniform, zeros
@@ -75,7 +75,7 @@ class HydraLora(Adapter):
     ) -> nn.ModuleDict:
         """Wrap the linear layers at the sites; ``ValueError`` for a site of another type."""
 
-        def bank(site: ModuleSite) -> Bank:
+        def bank(site: ModuleSite) -> SiteBank:
             return _HydraBank(linear_at(site, "hydra_lora", self.rank), self)
 
         return put(sites, routing, bank)

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.adapting.banks import OwnBank, linear_at
-from plait.adapting.base import Adapter, Bank, put
+from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.method import Card, Law, Paper
 from plait.networks.base import ones
@@ -69,13 +69,13 @@ class Ia3(Adapter):
     ) -> nn.ModuleDict:
         """Wrap the linear layers at the sites; ``ValueError`` for a site of another type."""
 
-        def bank(site: ModuleSite) -> Bank:
+        def bank(site: ModuleSite) -> SiteBank:
             inside = any(has_role(site.path, role) for role in self.inputs)
             return _Ia3Bank(tasks.names, linear_at(site, "ia3"), inside=inside)
 
         return put(sites, routing, bank)
 
-    def peft_config(self, banks: Mapping[str, Bank], task: int) -> dict[str, Any]:
+    def peft_config(self, banks: Mapping[str, SiteBank], task: int) -> dict[str, Any]:
         """As IA3."""
         rows = {path: len(bank.exported(task)["ia3_l"]) == 1 for path, bank in banks.items()}
         inside = sorted(path for path, is_row in rows.items() if is_row)

@@ -31,7 +31,7 @@ from typing import Any
 from torch import nn
 
 from plait.adapting.banks import LowRankBank, check_low_rank, linear_at, lora_config
-from plait.adapting.base import Adapter, Bank, put
+from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.method import Card, Law, Paper
 from plait.sites import ModuleSite
@@ -71,13 +71,13 @@ class Lora(Adapter):
     ) -> nn.ModuleDict:
         """Wrap the linear layers at the sites; ``ValueError`` for a site of another type."""
 
-        def bank(site: ModuleSite) -> Bank:
+        def bank(site: ModuleSite) -> SiteBank:
             linear = linear_at(site, "lora", self.rank)
             scale = self.alpha / self.rank
             return LowRankBank(tasks.names, linear, self.rank, scale, self.dropout)
 
         return put(sites, routing, bank)
 
-    def peft_config(self, banks: Mapping[str, Bank], task: int) -> dict[str, Any]:
+    def peft_config(self, banks: Mapping[str, SiteBank], task: int) -> dict[str, Any]:
         """As LoRA."""
         return lora_config(banks, task, self.dropout)

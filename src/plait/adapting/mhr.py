@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from plait.adapting.banks import LinearBank, check_low_rank, linear_at, lora_config, low_rank, mixed
 from plait.adapting.banks import shared as stack_of
-from plait.adapting.base import Adapter, Bank, put
+from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.method import Card, Law, Paper
 from plait.networks.base import Start, TaskBank, uniform, zeros
@@ -84,7 +84,7 @@ class Mhr(Adapter):
     ) -> nn.ModuleDict:
         """Wrap the linear layers at the sites; ``ValueError`` where heads do not divide them."""
 
-        def bank(site: ModuleSite) -> Bank:
+        def bank(site: ModuleSite) -> SiteBank:
             linear = linear_at(site, "mhr", self.rank)
             for side in (linear.in_features, linear.out_features):
                 if side % self.heads:
@@ -96,7 +96,7 @@ class Mhr(Adapter):
 
         return put(sites, routing, bank)
 
-    def peft_config(self, banks: Mapping[str, Bank], task: int) -> dict[str, Any]:
+    def peft_config(self, banks: Mapping[str, SiteBank], task: int) -> dict[str, Any]:
         """Each task's mixture as LoRA."""
         return lora_config(banks, task, 0.0)
 

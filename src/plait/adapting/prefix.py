@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.adapting.banks import OwnBank
-from plait.adapting.base import Adapter, Bank, put
+from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.adapting.virtual import attention_shape, check_room, transformer_sites, with_prefix
 from plait.method import Card, Law, Paper
@@ -75,13 +75,13 @@ class Prefix(Adapter):
     ) -> nn.ModuleDict:
         """A bank for each transformer; ``ValueError`` where it cannot read one."""
 
-        def bank(site: ModuleSite) -> Bank:
+        def bank(site: ModuleSite) -> SiteBank:
             check_room(site, self.length, self.card.name, "past_key_values")
             return _PrefixBank(tasks.names, self, attention_shape(site.module))
 
         return put(sites, routing, bank)
 
-    def peft_config(self, banks: Mapping[str, Bank], task: int) -> dict[str, Any]:
+    def peft_config(self, banks: Mapping[str, SiteBank], task: int) -> dict[str, Any]:
         """As prefix tuning."""
         (bank,) = banks.values()
         assert isinstance(bank, _PrefixBank)

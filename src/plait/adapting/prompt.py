@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.adapting.banks import OwnBank
-from plait.adapting.base import Adapter, Bank, put
+from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.adapting.virtual import check_room, transformer_sites, with_prompt
 from plait.method import Card, Law, Paper
@@ -77,7 +77,7 @@ class Prompt(Adapter):
     ) -> nn.ModuleDict:
         """A bank before each transformer; ``ValueError`` where it has no room for the prompt."""
 
-        def bank(site: ModuleSite) -> Bank:
+        def bank(site: ModuleSite) -> SiteBank:
             check_room(site, self.length, self.card.name)
             table = site.module.get_input_embeddings().weight.detach()  # type: ignore[operator]
             start = normal(0.5) if self.start == "normal" else _drawn(table)
@@ -85,7 +85,7 @@ class Prompt(Adapter):
 
         return put(sites, routing, bank)
 
-    def peft_config(self, banks: Mapping[str, Bank], task: int) -> dict[str, Any]:
+    def peft_config(self, banks: Mapping[str, SiteBank], task: int) -> dict[str, Any]:
         """As prompt tuning."""
         (bank,) = banks.values()
         length, width = bank.exported(task)["prompt_embeddings"].shape

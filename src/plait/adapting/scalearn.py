@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from plait.adapting.banks import BottleneckBank, OwnBank, trained_at
-from plait.adapting.base import Adapted, Adapter, Bank, put
+from plait.adapting.base import Adapted, Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.method import Card, Law, Method, Paper, did_you_mean, resolve
 from plait.networks.base import Start
@@ -99,7 +99,7 @@ class ScaLearn(Adapter):
             )
         one = scales(next(iter(firsts.values()))).like(sites[0].module)
 
-        def bank(site: ModuleSite) -> Bank:
+        def bank(site: ModuleSite) -> SiteBank:
             return _ScaledBank(firsts[site.path], one, shared=True)
 
         return put(sites, routing, bank, scales=one)
@@ -122,7 +122,7 @@ class _Scales(OwnBank):
         return found
 
 
-class _ScaledBank(Bank):
+class _ScaledBank(SiteBank):
     """One site's scales, its own or those that all sites share."""
 
     def __init__(self, first: BottleneckBank, scales: _Scales, *, shared: bool = False) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import plait
 from plait.adapting.adapted import AdaptedTrunk
-from plait.adapting.base import Adapted, Bank
+from plait.adapting.base import Adapted, SiteBank
 from plait.adapting.files import places, save_adapter
 from plait.comparing.model import BundleModel, Model, NetworkModel
 from plait.comparing.predictor import Predictor
@@ -107,7 +107,7 @@ class _Parts:
 
     stem: Transformer
     above: Mlp
-    banks: Mapping[str, Bank]
+    banks: Mapping[str, SiteBank]
     network: Network
     text: Text
     order: list[str]
@@ -204,7 +204,7 @@ def _plain(model: nn.Module) -> Any:
     return found
 
 
-def _banks(trunk: AdaptedTrunk, stem: Transformer) -> dict[str, Bank]:
+def _banks(trunk: AdaptedTrunk, stem: Transformer) -> dict[str, SiteBank]:
     """The adapters by their path inside the transformer."""
     inside = [module for module in stem.modules() if isinstance(module, Adapted)]
     try:

@@ -74,7 +74,7 @@ class Cut(Edit):
 
     def thresholds(self, ctx: Context, values: Array) -> Array:
         """The magnitudes [M] at the rank, in the type of the values."""
-        digits, _ = ctx.found[-1]
+        digits, _ = ctx.findings[self][-1]
         return np.ascontiguousarray(digits[:, ::-1]).view(values.dtype)[:, 0]
 
 

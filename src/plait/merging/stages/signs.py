@@ -20,11 +20,13 @@ class Agreeing(Combine):
 
     entry by entry, with d = Σ_m a_m over the ``count``, Σ_m a_m c_m over the ``weights`` and 1 over
     ``nothing``; where nothing agrees the delta is zero. Where models cancel to exactly zero, s is
-    the ``majority`` of the whole model's signs (which takes a pass), or ``plus``.
+    the ``majority`` of the whole model's signs (which takes a pass), or ``plus``. With ``equal``
+    votes the sign is that of Σ_m δ_m.
     """
 
     over: Literal["count", "weights", "nothing"] = "count"
     zero: Literal["majority", "plus"] = "majority"
+    votes: Literal["weighted", "equal"] = "weighted"
 
     @property
     def linear(self) -> bool:
@@ -42,14 +44,12 @@ class Agreeing(Combine):
 
     def scan(self, values: Array, ctx: Context) -> Array:
         """How many more signs are positive than negative."""
-        weigh(values, ctx.coefficients)
-        total = added(values)
+        total = self._election(values, ctx.coefficients)
         return np.array([np.count_nonzero(total > 0) - np.count_nonzero(total < 0)])
 
     def __call__(self, deltas: Array, coefficients: Array, ctx: Context) -> Array:
         """Elect, and combine those that agree."""
-        weigh(deltas, coefficients)
-        total = added(deltas)
+        total = self._election(deltas, coefficients)
         sign = np.sign(total)
         sign[total == 0] = np.sign(ctx.found[0][0]) if ctx.found else 1
         total[...] = 0
@@ -67,3 +67,12 @@ class Agreeing(Combine):
             np.divide(total, share, out=total, where=share != 0)
         total *= sign
         return total
+
+    def _election(self, deltas: Array, coefficients: Array) -> Array:
+        """The sum that decides; the deltas are weighed on the way."""
+        if self.votes == "equal":
+            total = added(deltas)
+            weigh(deltas, coefficients)
+            return total
+        weigh(deltas, coefficients)
+        return added(deltas)

@@ -13,7 +13,7 @@ VALUES: Mapping[str, str] = {
     "sample": "SHARE", "on": "CLUSTER", "targets": "NAMES", "strategy": "LABEL", "ids": "NAMES",
     "of": "TABLE", "have": "NEEDS", "family": "FAMILY", "onnx": "FILE", "torch": "FILE",
     "hf": "FOLDER", "rows": "TABLE", "method": "METHOD", "base": "MODEL", "verify": "FOLDER",
-    "tokenizer": "WHOSE",
+    "tokenizer": "WHOSE", "key": "KEY", "memory": "GIB",
 }  # fmt: skip
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "demo": ("plait demo", "plait demo --out digits --workers 2"),
@@ -44,6 +44,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "plait merge --method ties --base base math code -o merged",
         "plait merge recipe.yaml -o merged --dry-run",
         "plait merge --verify merged",
+    ),
+    "convert": (
+        "plait convert model/pytorch_model.bin",
+        "plait convert model -o converted",
+        "plait convert run.pt --key model",
     ),
     "methods": (
         "plait methods",

@@ -17,6 +17,7 @@ import typer
 
 from plait.cli import (
     compare,
+    convert,
     demo,
     doctor,
     export,
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": models.predict,
     "export": export.export,
     "merge": merge.merge,
+    "convert": convert.convert,
     "methods": methods.methods,
     "doctor": doctor.doctor,
 }

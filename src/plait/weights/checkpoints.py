@@ -105,7 +105,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if pickles:
         raise DamagedError(
             f"{path}: its weights are a pickle ({pickles[0].name}), which can run any program when "
-            f"it is read; where you trust it: plait convert {pickles[0]}"
+            f"it is read; plait convert {pickles[0] if len(pickles) == 1 else path} writes its "
+            "tensors as safetensors and runs nothing"
         )
     raise DamagedError(f"{path}: no weights in it ({SINGLE} or {INDEX})")
 

@@ -73,8 +73,8 @@ class Folder(Sink):
         self.identity = identity
         self._shard = shard
         self._replace = replace
-        self._file: _Growing
-        self._own: dict[str, _Growing] = {}
+        self._file: Growing
+        self._own: dict[str, Growing] = {}
         if self.path.exists() and not replace:
             raise FolderError(f"{self.path} is there already; name another place, or replace it")
 
@@ -91,11 +91,11 @@ class Folder(Sink):
             if path.is_file():
                 continue
             laid = {site.name: (site.kind, site.shape) for site in group}
-            file = _Growing(path, laid, _tied(group))
+            file = Growing(path, laid, _tied(group))
             self._file, self._own = (
                 file,
                 {
-                    task: _Growing(self._task_path(place, number), _laid(group, layout))
+                    task: Growing(self._task_path(place, number), _laid(group, layout))
                     for place, (task, layout) in enumerate(tasks.items())
                 },
             )
@@ -195,8 +195,11 @@ class Lazy(Mapping[str, Array]):
         return len(self._owners)
 
 
-class _Growing:
-    """One safetensors file that is filled from several threads, under a temporary name."""
+class Growing:
+    """One safetensors file that is filled from several threads, under a temporary name.
+
+    ``laid`` says type and shape of its tensors by name, in the order in which they stand.
+    """
 
     def __init__(self, path: Path, laid: Laid, metadata: Mapping[str, str] | None = None) -> None:
         self._path = path
@@ -218,6 +221,7 @@ class _Growing:
         allocate(self._handle.fileno(), self._data + done)
 
     def write(self, name: str, start: int, stored: Array) -> None:
+        """Put values [n], or their bytes, at the flat place ``start`` of a tensor."""
         begin, size = self._begins[name]
         view = np.ascontiguousarray(stored).reshape(-1).view(np.uint8).data
         with self._lock:
@@ -226,12 +230,14 @@ class _Growing:
                 view = view[self._handle.write(view) :]
 
     def finish(self) -> None:
+        """Flush the file, and give it its name."""
         os.fsync(self._handle.fileno())
         self._handle.close()
         self._temporary.replace(self._path)
         flush(self._path.parent)
 
     def drop(self) -> None:
+        """Close the file; one that was not finished is gone."""
         self._handle.close()
         self._temporary.unlink(missing_ok=True)
 

@@ -81,8 +81,7 @@ def _refuse_pickle(path: Path, head: bytes) -> None:
     if pickled or head[:4] == b"PK\x03\x04":
         raise DamagedError(
             f"{path} is a pickle (torch.save), which can run any program when it is read; plait "
-            "reads safetensors only: where you trust the file, read it with "
-            "torch.load(..., weights_only=True) and write it with safetensors.torch.save_file"
+            f"reads safetensors only: plait convert {path} writes its tensors so and runs nothing"
         )
 
 

@@ -44,6 +44,16 @@ def filled(banks: nn.Module, seed: int = 0, std: float = 0.3) -> nn.Module:
     return banks
 
 
+def routed(
+    base: nn.Module, banks: nn.ModuleDict, routing: Routing, x: torch.Tensor, task: torch.Tensor
+) -> torch.Tensor:
+    """What an adapted module says, with all that its banks make once a forward."""
+    present = torch.zeros(len(TASKS), dtype=torch.bool).index_fill(0, task, True)
+    with routing.to(task, {bank: bank.once(present) for bank in banks.values()}):
+        found: torch.Tensor = base(x)
+    return found
+
+
 def bert(adapter: Adapter | None = None, tasks: TaskSet = TASKS, **settings: object) -> Network:
     """A network on a tiny transformer, adapted and moved where an adapter is given."""
     trunk = {"mlp": {"depth": 0}}

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from adapter_nets import attached, filled, net
+from adapter_nets import attached, filled, net, routed
 from torch import nn
 
 from plait.adapting.lora import Lora
@@ -41,12 +41,6 @@ def test_equals_the_formula_block_by_block(heads, task):
         torch.testing.assert_close(found[row], wanted, rtol=0, atol=1e-12)
 
 
-def run(base, routing, banks, x, task):
-    made = {bank: bank.once(torch.ones(3).bool()) for bank in banks.values()}
-    with routing.to(task, made):
-        return base(x)
-
-
 def test_one_open_skill_is_that_lora_and_two_are_not_the_sum_of_two():
     base, low = wide(), wide()
     banks, routing = attached(Mhr(rank=2, skills=3, heads=2, alpha=4.0), base)
@@ -60,10 +54,10 @@ def test_one_open_skill_is_that_lora_and_two_are_not_the_sum_of_two():
         own["0"].up.data.copy_(bank.up[skill].flatten(0, 1))
         with own_routing.to(task):
             wanted = low(x)
-        each.append(run(base, routing, banks, x, task))
+        each.append(routed(base, banks, routing, x, task))
         torch.testing.assert_close(each[-1], wanted, rtol=0, atol=1e-10)
     bank.own.logits.data.fill_(200.0)[:, :, 2] = -200.0
-    both = run(base, routing, banks, x, task)
+    both = routed(base, banks, routing, x, task)
     assert not torch.allclose(both, (each[0] + each[1]) / 2, atol=1e-3)
 
 
@@ -72,11 +66,11 @@ def test_noise_is_drawn_in_training_for_each_task_and_not_for_each_row():
     banks, routing = attached(Mhr(rank=2, skills=3, heads=1), base)
     filled(banks).train()
     x, task = torch.randn(1, 6, dtype=torch.float64).repeat(6, 1), torch.tensor([0, 0, 1, 1, 2, 2])
-    one, two = (run(base, routing, banks, x, task) for _ in range(2))
+    one, two = (routed(base, banks, routing, x, task) for _ in range(2))
     assert torch.equal(one[0::2], one[1::2])
     assert not torch.equal(one, two)
     banks.eval()
-    assert torch.equal(run(base, routing, banks, x, task), run(base, routing, banks, x, task))
+    assert torch.equal(routed(base, banks, routing, x, task), routed(base, banks, routing, x, task))
 
 
 def test_each_tasks_mixture_is_exported_as_lora():
@@ -85,8 +79,9 @@ def test_each_tasks_mixture_is_exported_as_lora():
     banks, routing = attached(Mhr(rank=2, skills=3, heads=2, alpha=3.0), base)
     bank = filled(banks)["0"].eval()
     x = torch.randn(2, 6, dtype=torch.float64)
-    found = run(base, routing, banks, x, torch.tensor([1, 1]))
+    found = routed(base, banks, routing, x, torch.tensor([1, 1]))
     pair = bank.exported(1)
+    assert Mhr(rank=2).peft_config(banks, 1)["lora_alpha"] == 3.0
     low = x @ pair["lora_A.weight"].T @ pair["lora_B.weight"].T
     torch.testing.assert_close(found, plain(x) + 3.0 / 2 * low, rtol=0, atol=1e-12)
 

@@ -41,7 +41,33 @@ class LinearBank(SiteBank):
         raise NotImplementedError
 
 
-class LowRankBank(LinearBank, OwnBank):
+class PairBank(LinearBank):
+    """A bank at a linear layer where each task's change is one low-rank product, ΔW = s·B A."""
+
+    def pair(self, task: int) -> tuple[Tensor, Tensor]:
+        """(A [r, d_in], B [d_out, r]) of the task at that position."""
+        raise NotImplementedError
+
+    def factor(self, task: int) -> float:
+        """What the product is scaled by, s."""
+        raise NotImplementedError
+
+    def change(self, task: int) -> Tensor:
+        """ΔW [d_out, d_in] of the task at that position."""
+        down, up = self.pair(task)
+        return self.factor(task) * up @ down
+
+    def fold(self, base: nn.Module, task: int) -> Mapping[str, Tensor]:
+        """W₀ + ΔW."""
+        return {"weight": base.get_parameter("weight") + self.change(task)}
+
+    def exported(self, task: int) -> Mapping[str, Tensor]:
+        """The pair (A, B) under LoRA's names."""
+        down, up = self.pair(task)
+        return {"lora_A.weight": down, "lora_B.weight": up}
+
+
+class LowRankBank(PairBank, OwnBank):
     """A [T, r, d_in] and B [T, d_out, r] of one linear layer, and the factors s [T]."""
 
     scale: Tensor
@@ -71,18 +97,13 @@ class LowRankBank(LinearBank, OwnBank):
         task = routing.task
         return low_rank(x, y, *(each.index_select(0, task) for each in (down, up, scale)))
 
-    def change(self, task: int) -> Tensor:
-        """ΔW = s·B_t A_t [d_out, d_in] of the task at that position."""
-        return self.scale[task] * self.stack("up")[task] @ self.stack("down")[task]
+    def pair(self, task: int) -> tuple[Tensor, Tensor]:
+        """(A_t, B_t)."""
+        return self.stack("down")[task], self.stack("up")[task]
 
-    def fold(self, base: nn.Module, task: int) -> Mapping[str, Tensor]:
-        """W₀ + ΔW."""
-        return {"weight": base.get_parameter("weight") + self.change(task)}
-
-    def exported(self, task: int) -> Mapping[str, Tensor]:
-        """The pair (A, B) under LoRA's names."""
-        down, up = self.stack("down")[task], self.stack("up")[task]
-        return {"lora_A.weight": down, "lora_B.weight": up}
+    def factor(self, task: int) -> float:
+        """The task's s."""
+        return float(self.scale[task])
 
     @torch.no_grad()
     def take(self, task: int, tensors: Mapping[str, Tensor], scale: float) -> None:
@@ -211,13 +232,14 @@ def shared(count: int, *shape: int, start: Start) -> nn.Parameter:
 def lora_config(
     banks: Mapping[str, SiteBank], task: int, dropout: float, *, root: bool = False, **more: bool
 ) -> dict[str, Any]:
-    """Peft's configuration for banks whose ``exported`` pairs have the factor ``scale``.
+    """Peft's configuration for banks of one low-rank pair a task.
 
     ``root`` writes the factor as rsLoRA's α/√r, else as α/r.
     """
     bank = next(iter(banks.values()))
-    rank = len(bank.exported(task)["lora_A.weight"])
-    alpha = float(bank.get_buffer("scale")[task]) * (rank**0.5 if root else rank)
+    assert isinstance(bank, PairBank)
+    rank = len(bank.pair(task)[0])
+    alpha = bank.factor(task) * (rank**0.5 if root else rank)
     return {
         "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "lora_dropout": dropout,
         "bias": "none", "fan_in_fan_out": False, "use_rslora": root, "rank_pattern": {},

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plait.adapting.banks import LinearBank, check_low_rank, linear_at, lora_config, low_rank, mixed
+from plait.adapting.banks import PairBank, check_low_rank, linear_at, lora_config, low_rank, mixed
 from plait.adapting.banks import shared as stack_of
 from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
@@ -108,10 +108,8 @@ def _spread(bound: float) -> Start:
     return start
 
 
-class SkillBank(LinearBank):
+class SkillBank(PairBank):
     """U [T, H, E], A [E, H, d_in/H, r] and B [E, H, d_out/H, r] of one site."""
-
-    scale: Tensor
 
     def __init__(self, names: Sequence[str], linear: nn.Linear, settings: Mhr) -> None:
         super().__init__()
@@ -122,7 +120,7 @@ class SkillBank(LinearBank):
         self.own.add("logits", heads, skills, start=_spread(1e-3), pace=settings.pace)
         self.down = stack_of(skills, heads, inside // heads, rank, start=uniform(inside))
         self.up = stack_of(skills, heads, outside // heads, rank, start=zeros)
-        self.register_buffer("scale", torch.full((1,), settings.alpha / rank))
+        self.scale = settings.alpha / rank
 
     def once(self, present: Tensor) -> Tensor:
         """The present tasks' weights z [T, H, E], drawn in training."""
@@ -145,15 +143,9 @@ class SkillBank(LinearBank):
         down, up = (mixed(weights, each, where)[0].flatten(0, 1) for each in (self.down, self.up))
         return down.T, up
 
-    def fold(self, base: nn.Module, task: int) -> Mapping[str, Tensor]:
-        """W₀ + s·B_t A_t."""
-        down, up = self.pair(task)
-        return {"weight": base.get_parameter("weight") + self.scale * up @ down}
-
-    def exported(self, task: int) -> Mapping[str, Tensor]:
-        """The task's mixture under LoRA's names."""
-        down, up = self.pair(task)
-        return {"lora_A.weight": down, "lora_B.weight": up}
+    def factor(self, task: int) -> float:  # noqa: ARG002
+        """The scale alpha / rank."""
+        return self.scale
 
 
 def _normalised(logits: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
-from plait.metrics import METRICS, Undefined, metric_of, replicates
+from plait.metrics import METRICS, Undefined, check_metrics, metric_of, replicates
+from plait.metrics.groups import mixed
 from plait.task import KINDS
 
 N = 60
@@ -36,6 +38,35 @@ def kind_of_rows(kind: str, n: int, seed: int, *, ties: bool):
             return rng.poisson(rate), coarse(rate + rng.random(n)) + 0.1
     truth = rng.normal(5.0, 2.0, n)
     return coarse(truth), coarse(truth + rng.normal(0, 1.5, n))
+
+
+def groups_of(n: int, seed: int):
+    """Whose rows they are: few have many, some have one, some are nobody's."""
+    return np.random.default_rng(seed).geometric(0.3, n) - 2
+
+
+def by_group(truth, prediction, weight, group):
+    """AUC of each group by scikit-learn, averaged with what its rows weigh."""
+    above = below = 0.0
+    for name in set(group[group >= 0].tolist()):
+        own = (group == name) & (weight > 0)
+        if len(set(truth[own].tolist())) == 2:
+            auc = sk.roc_auc_score(truth[own], prediction[own], sample_weight=weight[own])
+            above, below = above + weight[own].sum() * auc, below + weight[own].sum()
+    return above / below
+
+
+def binned(truth, prediction, weight):
+    """Bin by bin: |mean probability − share of positives|, by what the bin's rows weigh."""
+    total = 0.0
+    for low in range(15):
+        own = (prediction > low / 15) & (prediction <= (low + 1) / 15)
+        own |= (prediction == 0) & (low == 0)
+        if weight[own].sum() > 0:
+            mean = np.average(prediction[own], weights=weight[own])
+            share = np.average(truth[own], weights=weight[own])
+            total += weight[own].sum() * abs(mean - share)
+    return total / weight.sum()
 
 
 def weighted_spearman(truth, prediction, weight):
@@ -64,6 +95,9 @@ ORACLES = {
         y, np.clip(p, FLOAT32, 1 - FLOAT32), sample_weight=w, labels=[0, 1]
     ),
     ("binary", "brier"): lambda y, p, w: sk.brier_score_loss(y, p, sample_weight=w),
+    ("binary", "gauc"): by_group,
+    ("binary", "calibration"): lambda y, p, w: np.average(p, weights=w) / np.average(y, weights=w),
+    ("binary", "ece"): binned,
     ("classes", "accuracy"): lambda y, p, w: sk.accuracy_score(y, p.argmax(1), sample_weight=w),
     ("classes", "macro_f1"): lambda y, p, w: sk.f1_score(
         y, p.argmax(1), average="macro", sample_weight=w
@@ -101,11 +135,12 @@ def test_agrees_with_scikit_learn(kind, name, ties, weighted):
         truth, prediction = kind_of_rows(kind, N, seed, ties=ties)
         weight = np.random.default_rng(seed).integers(1, 5, N).astype(float)
         weight = weight if weighted else np.ones(N)
+        group = [groups_of(N, seed)] if METRICS[name].grouped else []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a class that is predicted but never true
-            expected = ORACLES[kind, name](truth, prediction, weight)
+            expected = ORACLES[kind, name](truth, prediction, weight, *group)
         given_weight = weight if weighted else None
-        assert METRICS[name].score(truth, prediction, given_weight) == pytest.approx(
+        assert METRICS[name].score(truth, prediction, given_weight, *group) == pytest.approx(
             expected, abs=1e-9
         )
 
@@ -136,13 +171,16 @@ def test_a_replicate_is_the_score_of_the_rows_it_draws(kind, name, ties, weighte
     truth, prediction = kind_of_rows(kind, n, 7, ties=ties)
     rng = np.random.default_rng(5)
     weight = rng.random(n) if weighted else None
+    group = groups_of(n, 2) if metric.grouped else None
     drawn = rng.integers(0, n, (200, n))
     # One row again and again: one class, a constant target, undefined here as in the score.
     drawn[:n] = np.arange(n)[:, None]
     counts = np.stack([np.bincount(row, minlength=n) for row in drawn])
-    values = metric.replicates(truth, prediction, counts, weight)
+    values = metric.replicates(truth, prediction, counts, weight, group)
     for rows, value in zip(drawn, values, strict=True):
-        score = metric.score(truth[rows], prediction[rows], weight[rows] if weighted else None)
+        weights = weight[rows] if weighted else None
+        groups = group[rows] if metric.grouped else None
+        score = metric.score(truth[rows], prediction[rows], weights, groups)
         if isinstance(score, Undefined):
             assert np.isnan(value)
         else:
@@ -191,6 +229,7 @@ ONE_CLASS = "the rows hold one class only"
         ("balanced_accuracy", [1, 1, 1], ONE_CLASS),
         ("mcc", [0, 0, 0], ONE_CLASS),
         ("f1", [0, 0, 0], "no row is positive"),
+        ("calibration", [0, 0, 0], "no row is positive"),
         ("macro_f1", [0, 0, 0], ONE_CLASS),
         ("quadratic_kappa", [1, 1, 1], ONE_CLASS),
         ("r2", [0.1, 0.1, 0.1], "the target is constant"),
@@ -216,7 +255,8 @@ def test_without_rows_every_metric_is_undefined(name):
     assert METRICS[name].score([], []) == Undefined("no rows")
     inside = [KINDS[kind] for kind in METRICS[name].kinds if KINDS[kind].tally]
     given = _nothing(inside[0]) if inside else [0.1, 0.9]
-    assert METRICS[name].score([0, 1], given, [0, 0]) == Undefined("no rows")
+    group = [[3, 3]] if METRICS[name].grouped else []
+    assert METRICS[name].score([0, 1], given, [0, 0], *group) == Undefined("no rows")
 
 
 def test_a_class_without_weight_does_not_count():
@@ -262,6 +302,8 @@ def test_a_predicted_rate_of_zero_is_no_infinite_loss():
         ("accuracy", [0, 3], [[0.5, 0.5], [0.1, 0.9]], None, "class 3 in the truth, 2 predicted"),
         ("log_loss", [0, 1], [0.1, 1.4], None, "position 1 is no probability: 1.4"),
         ("brier", [0, 1], [-0.1, 1.0], None, "position 0 is no probability"),
+        ("ece", [0, 1], [-0.1, 1.0], None, "position 0 is no probability"),
+        ("calibration", [0, 1], [0.1, 1.2], None, "position 1 is no probability"),
         ("rmse", [0, 1], [1, 1], [1, -1], "weight must be"),
         ("rmse", [0, 1], [1, 1], [1], "weight must be"),
         ("auroc", [0, 1], [[0.5, 0.5], [0.1, 0.9]], None, "one probability a row"),
@@ -270,6 +312,73 @@ def test_a_predicted_rate_of_zero_is_no_infinite_loss():
 def test_bad_figures_are_errors_not_scores(name, truth, prediction, weight, message):
     with pytest.raises(ValueError, match=message):
         METRICS[name].score(truth, prediction, weight)
+
+
+def test_groups_of_one_class_and_rows_of_nobody_do_not_count():
+    gauc = METRICS["gauc"]
+    truth, given, group = [1, 0, 1, 1, 0, 1], [0.9, 0.2, 0.1, 0.3, 0.8, 0.6], [7, 7, 2, 2, -1, -1]
+    assert gauc.score(truth, given, group=group) == 1.0
+    assert gauc.score(truth, given, group=[1, 2, 3, 4, 5, 6]) == Undefined(
+        "no group holds both classes"
+    )
+    assert gauc.score(truth, given, group=[-1] * 6) == Undefined("no group holds both classes")
+    kept, both, every = mixed(np.array(truth), np.array(group), np.array([1, 1, 1, 1, 1, 0]))
+    assert (kept.tolist(), both, every) == ([True, True, False, False, False, False], 1, 2)
+
+
+def test_only_the_order_within_a_group_counts():
+    truth, given = kind_of_rows("binary", 200, 1, ties=True)
+    group = np.random.default_rng(0).integers(0, 9, 200)
+    before = METRICS["gauc"].score(truth, given, group=group)
+    assert METRICS["gauc"].score(truth, given / 20 + group / 10, group=group) == before
+    assert METRICS["gauc"].score(truth, given, group=np.zeros(200, int)) == pytest.approx(
+        METRICS["auroc"].score(truth, given), abs=1e-12
+    )
+
+
+def test_a_group_drawn_twice_counts_twice():
+    truth = np.array([1, 0, 1, 0, 0])
+    given, group = np.array([0.9, 0.1, 0.2, 0.8, 0.1]), np.array([0, 0, 1, 1, 1])
+    counts = [[1, 1, 1, 1, 1], [2, 2, 1, 1, 1], [3, 3, 0, 0, 0], [0, 1, 1, 0, 0]]
+    values = METRICS["gauc"].replicates(truth, given, counts, group=group)
+    assert values == pytest.approx([(2 + 3 / 2) / 5, (4 + 3 / 2) / 7, 1.0, np.nan], nan_ok=True)
+
+
+def test_calibration_error_agrees_with_scikit_learns_curve():
+    truth, given = kind_of_rows("binary", 500, 2, ties=False)
+    share, mean = calibration_curve(truth, given, n_bins=15)
+    size = np.histogram(given, np.linspace(0, 1, 16))[0]
+    expected = np.average(np.abs(share - mean), weights=size[size > 0])
+    assert METRICS["ece"].score(truth, given) == pytest.approx(expected, abs=1e-12)
+    assert METRICS["ece"].score([0, 0, 1, 1, 1], [0.6] * 5) == pytest.approx(0.0, abs=1e-12)
+    assert METRICS["ece"].score([0, 0], [1.0, 1.0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (None, "gauc needs the group of each row"),
+        ([1, 1, 1], "group must be one whole number for each of 2 rows"),
+        ([0.5, 1.0], "group must be one whole number"),
+    ],
+)
+def test_groups_must_be_there_and_fit(group, message):
+    with pytest.raises(ValueError, match=message):
+        METRICS["gauc"].score([0, 1], [0.1, 0.9], group=group)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["auroc", "gauc"], "metric 'gauc' needs group"),
+        (["calibration"], "metric 'calibration' is best at 1, so that it cannot rank"),
+        (["auroc", "rmse"], "does not fit kind 'binary'"),
+    ],
+)
+def test_metrics_that_do_not_fit_a_task_are_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        check_metrics(names, "binary", group=False)
+    check_metrics(["gauc", "calibration", "ece"], "binary", group=True)
 
 
 def test_counts_must_match_the_rows():

@@ -65,6 +65,7 @@ def predict_split(model: Model, dataset: Dataset, split: Split) -> dict[str, Tas
                 truth=truth,
                 prediction=values[order],
                 weight=weight,
+                group=dataset.whose(name, split),
             )
     return predicted
 
@@ -105,9 +106,10 @@ def write_predictions(
 ) -> None:
     """Write predictions by split and task as one Parquet file.
 
-    Columns: split, task, id, row, unit, truth, weight, prediction (the probability, the value, or
-    the number of the likeliest class) and probabilities (of each class, else null). Of tasks that
-    label positions inside a row there stands the row's tally in place of probabilities.
+    Columns: split, task, id, row, unit, group (null where none is declared), truth, weight,
+    prediction (the probability, the value, or the number of the likeliest class) and probabilities
+    (of each class, else null). Of tasks that label positions inside a row there stands the row's
+    tally in place of probabilities.
     """
     frames = []
     for split, tasks in found.items():
@@ -121,6 +123,9 @@ def write_predictions(
                 "id": pl.Series(dataset.ids[one.rows].tolist(), dtype=pl.String),
                 "row": pl.Series(one.rows, dtype=pl.Int64),
                 "unit": pl.Series(one.units, dtype=pl.Int64),
+                "group": pl.Series(
+                    [None] * count if one.group is None else one.group, dtype=pl.Int64
+                ),
                 "truth": pl.Series(one.truth.astype(np.float64)),
                 "weight": pl.Series(_weights(one)),
                 "prediction": pl.Series(best.astype(np.float64)),
@@ -149,6 +154,7 @@ def read_predictions(path: Path, tasks: TaskSet, split: str) -> dict[str, TaskPr
             truth=rows["truth"].to_numpy(),
             prediction=prediction,
             weight=None if (weight == 1).all() else weight,
+            group=None if rows["group"].null_count() else rows["group"].to_numpy(),
         )
     return found
 

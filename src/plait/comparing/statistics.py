@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plait.comparing.gains import CLOSE, NEITHER, divisor, gains_of, why_undefined
 from plait.comparing.ranking import Ranking, Run, Total, common, interval, pivotal
 from plait.comparing.resampling import Resamples
 from plait.comparing.results import UNDEFINED, TaskScore
@@ -27,12 +28,10 @@ from plait.comparing.words import listed
 from plait.metrics import Metric, metric_of
 from plait.metrics import replicates as replicates_of
 from plait.metrics.base import Floats
+from plait.metrics.groups import mixed
 from plait.task import Task, TaskSet
 
-NEAR_ZERO = 3.0  # a reference within this many of its standard errors from 0 divides nothing
 MANY = 20  # tasks from which flags raised by chance are worth a warning
-CLOSE = f"less than {NEAR_ZERO:g} standard errors from zero, too close to divide by"
-TOO_FEW = "in most resamples it has no value"
 
 DEFINITIONS: Mapping[str, str] = {
     "gain": "Δm: each task's ranking metric against separate models, as a change in per cent of "
@@ -54,7 +53,7 @@ class TaskPredictions:
 
     ``rows`` [n] are dataset row numbers, ``units`` [n] what is resampled, ``truth`` and
     ``prediction`` as metrics read them (real targets in the user's units), ``weight`` [n] the
-    weights of the labels.
+    weights of the labels, ``group`` [n] whose rows they are.
     """
 
     rows: NDArray[Any]
@@ -62,6 +61,7 @@ class TaskPredictions:
     truth: NDArray[Any]
     prediction: NDArray[Any]
     weight: NDArray[Any] | None = None
+    group: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class _Measured:
         ratios: dict[tuple[Run, ...], tuple[Floats, list[bool]]] = {}
         for runs in {*self.gains, *(common(self.runs, self.reference, name) for name in whole)}:
             if runs and self.reference in whole:
-                ratios[runs] = _divisor(self._over_runs(reference, runs))
+                ratios[runs] = divisor(self._over_runs(reference, runs))
         for name in sorted(self.table):
             if name not in whole:
                 absent = [run for run in self.runs[name] if run not in values.get(name, {})]
@@ -166,7 +166,7 @@ class _Measured:
             for runs, gains in self.gains.items():
                 if name in gains and runs in ratios:
                     mean = self._over_runs(values[name], runs)
-                    gains[name][self.tasks.position[task.name]] = _gains(
+                    gains[name][self.tasks.position[task.name]] = gains_of(
                         metrics[:1], mean[:1], ratios[runs][0][:1]
                     )[0]
             self._score(name, task, metrics, whole[name], values[name], ratios)
@@ -183,7 +183,7 @@ class _Measured:
         """Note one strategy's figures on one task."""
         figures = {m.name: interval(draws) for m, draws in zip(metrics, own, strict=True)}
         rows = sum(len(cell.predictions[task.name].rows) for cell in self.table[name].values())
-        reasons = [_why(m, draws, rows) for m, draws in zip(metrics, own, strict=True)]
+        reasons = [why_undefined(m, draws, rows) for m, draws in zip(metrics, own, strict=True)]
         self.score[name].add(own[0])
         if figures[metrics[0].name].defined and np.isnan(own[0]).any():
             self.dropped[task.name] = float(np.isnan(own[0]).mean())
@@ -191,12 +191,13 @@ class _Measured:
         runs = common(self.runs, self.reference, name)
         if runs in ratios:
             below, close = ratios[runs]
-            gains = _gains(metrics, self._over_runs(values, runs), below)
+            gains = gains_of(metrics, self._over_runs(values, runs), below)
             gain = pivotal(gains[0])
             self.every_metric[name].add(gains)
-            for at in np.flatnonzero(np.isnan(gains[:, 0])):
+            for at in np.flatnonzero(np.isnan(gains[:, 0])).tolist():
                 what = CLOSE if close[at] else "undefined"
-                reasons[at] = reasons[at] or f"{self.reference} is {what}"
+                why = f"{self.reference} is {what}" if metrics[at].higher is not None else NEITHER
+                reasons[at] = reasons[at] or why
         elif not reasons[0]:
             reasons[0] = f"no seed in common with {self.reference}"
         for metric, reason in zip(metrics, reasons, strict=True):
@@ -230,8 +231,9 @@ class _Measured:
                         if rows not in counts:
                             counts[rows] = self.resamples.counts(task.name, given.units)
                         done[id(cell)] = replicates_of(
-                            metrics, given.truth, given.prediction, counts[rows], given.weight
-                        )
+                            metrics, given.truth, given.prediction, counts[rows], given.weight,
+                            given.group,
+                        )  # fmt: skip
                 except ValueError as error:
                     where = f"strategy {name!r}, seed {run[1]}, task {task.name!r}"
                     raise ValueError(f"{where}: {error}") from error
@@ -298,6 +300,8 @@ class _Measured:
                 )
         for (metric, reason), names in sorted(self.excluded.items()):
             yield f"{metric} is left out of gains for {listed(sorted(names))}: {reason}."
+        for task in self.tasks:
+            yield from self._left_out(task)
         if self.dropped:
             most = 100 * max(self.dropped.values())
             yield (
@@ -311,43 +315,28 @@ class _Measured:
                 f"are flagged as harmed and {chance} as helped by chance."
             )
 
+    def _left_out(self, task: Task) -> Iterator[str]:
+        """How many groups a metric by group leaves out, over the splits."""
+        names = [name for name in task.metrics if metric_of(name, task.kind).grouped]
+        cells = (cell for mine in self.table.values() for cell in mine.values())
+        one = {cell.split: cell.predictions[task.name] for cell in cells
+               if task.name in cell.predictions}  # fmt: skip
+        if not names or not one:
+            return
+        found = [mixed(g.truth, np.asarray(g.group), g.weight) for g in one.values()]
+        every = sum(groups for _, _, groups in found)
+        left = every - sum(both for _, both, _ in found)
+        yield (
+            f"{listed(names)} of {task.name}: {left:,} of {every:,} groups hold one class only and "
+            "are left out."
+        )
+
     def _units(self) -> str:
         """What is resampled, in words."""
         given = [some for mine in self.table.values() for c in mine.values()
                  for some in c.predictions.values()]  # fmt: skip
         own = all(np.array_equal(some.units, some.rows) for some in given)
         return "rows" if own else f"{self.resamples.units} groups of rows"
-
-
-def _divisor(reference: Floats) -> tuple[Floats, list[bool]]:
-    """The reference [M, 1 + R], NaN where it is too close to zero; and which metrics that are."""
-    close = []
-    usable = reference.copy()
-    for draws in usable:
-        defined = draws[np.isfinite(draws)]
-        spread = defined.std() if len(defined) else 0.0
-        close.append(bool(abs(draws[0]) <= NEAR_ZERO * spread))
-        if close[-1]:
-            draws[:] = np.nan
-    return usable, close
-
-
-def _gains(metrics: Sequence[Metric], values: Floats, reference: Floats) -> Floats:
-    """Per cent of the reference, higher is better, all [M, 1 + R]."""
-    sign = np.array([100.0 if metric.higher else -100.0 for metric in metrics])
-    gains = np.full(values.shape, np.nan)
-    np.divide(values - reference, np.abs(reference), out=gains, where=reference != 0)
-    gains *= sign[:, None]
-    return gains
-
-
-def _why(metric: Metric, draws: Floats, rows: int) -> str:
-    """Why a metric is undefined, or nothing."""
-    if interval(draws).defined:
-        return ""
-    if np.isfinite(draws[0]):
-        return TOO_FEW
-    return metric.undefined if rows else "no rows"
 
 
 def _without(name: str, task: Task, reason: str) -> TaskScore:
@@ -359,20 +348,20 @@ def _in_order(given: TaskPredictions) -> TaskPredictions:
     """The same predictions by ascending row, so that strategies may list rows in any order."""
     rows = np.asarray(given.rows)
     arrays = [np.asarray(some) for some in (given.units, given.truth, given.prediction)]
-    weight = None if given.weight is None else np.asarray(given.weight)
-    lengths = [len(rows), *map(len, arrays), *([] if weight is None else [len(weight)])]
+    more = [None if some is None else np.asarray(some) for some in (given.weight, given.group)]
+    lengths = [len(rows), *map(len, arrays), *(len(some) for some in more if some is not None)]
     if len(set(lengths)) > 1:
-        raise ValueError(f"rows, units, truth, prediction and weight have lengths {lengths}")
+        raise ValueError(f"rows, units, truth, prediction, weight, group have lengths {lengths}")
     order = np.argsort(rows, kind="stable")
     units, truth, prediction = (some[order] for some in arrays)
-    weight = None if weight is None else weight[order]
-    return TaskPredictions(rows[order], units, truth, prediction, weight)
+    weight, group = (None if some is None else some[order] for some in more)
+    return TaskPredictions(rows[order], units, truth, prediction, weight, group)
 
 
 def _same_rows(first: TaskPredictions, other: TaskPredictions) -> None:
     if first is other:
         return
-    for what in ("rows", "units", "truth", "weight"):
+    for what in ("rows", "units", "truth", "weight", "group"):
         mine, theirs = getattr(first, what), getattr(other, what)
         if (mine is None) != (theirs is None) or not (mine is None or np.array_equal(mine, theirs)):
             raise ValueError(f"{what} differ from those that another strategy was measured on")

@@ -181,6 +181,12 @@ def extras(target: Target, frame: pl.DataFrame, rows: Array) -> dict[str, Any]:
             )
         found["weight"] = weight.astype(np.float32)
     if target.spec.group is not None:
-        codes = frame[target.spec.group].cast(pl.String).rank("dense").fill_null(0).to_numpy()
-        found["group"] = codes.astype(np.int64)[rows]
+        column = frame[target.spec.group].cast(pl.String)
+        if column.null_count() == len(column):
+            raise DataError(
+                f"{target.table.place}: task {target.task!r}: group {target.spec.group!r} is empty",
+                ("tasks", target.declared, "group"),
+            )
+        codes = column.rank("dense").cast(pl.Int64) - 1
+        found["group"] = codes.fill_null(-1).to_numpy()[rows]
     return found

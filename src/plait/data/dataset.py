@@ -14,7 +14,7 @@ from torch import Tensor
 from plait.batch import Batch, Input, Labels
 from plait.data.columns import Column
 from plait.data.preparation import Preparation
-from plait.data.records import RecordStore
+from plait.data.records import UNDECLARED, RecordStore
 from plait.data.stores import Array, Dense, Store
 from plait.task import TaskSet
 
@@ -142,6 +142,13 @@ class Dataset:
         records = self._of(task)
         weight = None if records.weight is None else records.weight[place]
         return rows, records.truth(place), weight
+
+    def whose(self, task: str, split: Split) -> Array | None:
+        """The groups of a task's rows, as numbers; -1 for nobody's, None where none is declared."""
+        group = self._of(task).group
+        place, _ = self._where(task, split)
+        own = None if group is None else group[place]
+        return None if own is None or (own == UNDECLARED).all() else own
 
     def counts(self, split: Split) -> dict[str, int]:
         """The number of labels of every task in a split."""

@@ -47,7 +47,7 @@ class TaskSpec:
     one is negative too, labelled or not (see :mod:`plait.data.chains`).
 
     ``weight`` (a column) weighs the labels of the task, ``preference`` (a number) the task among
-    the others. ``group`` is a column.
+    the others. ``group`` is a column: whose rows belong together, as a user's.
     """
 
     target: str | None = None

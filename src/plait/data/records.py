@@ -17,12 +17,16 @@ from plait.kinds import Place
 Array = np.ndarray[Any, Any]
 
 
+UNDECLARED = -2  # the group of a task's rows where only other tasks of its head group have groups
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskLabels:
     """All labels of one task: rows [n], what the network learns [n], and the user's own values [n].
 
     ``truth`` None says that both are the same. Where positions are labelled, ``target`` is [n, ...]
-    with -1 or NaN where there is none, and ``lengths`` [n] are those of whole sequences.
+    with -1 or NaN where there is none, and ``lengths`` [n] are those of whole sequences. ``group``
+    is -1 for a row of nobody's.
     """
 
     rows: Array
@@ -65,7 +69,7 @@ class RecordStore:
             None if all(whole) else np.concatenate([each.values for each in labels])[order]
         )
         self.weight = self._optional([each.weight for each in labels], labels, 1.0, order)
-        self.group = self._optional([each.group for each in labels], labels, -1, order)
+        self.group = self._optional([each.group for each in labels], labels, UNDECLARED, order)
         self.indptr = np.searchsorted(self.row, np.arange(rows + 1))
 
     @staticmethod

@@ -20,7 +20,7 @@ from plait.data.where import Condition, ConditionError, condition
 from plait.kinds import Place
 from plait.losses import loss_of
 from plait.method import did_you_mean
-from plait.metrics import metric_of
+from plait.metrics import check_metrics
 from plait.task import KINDS, Task, kind_of
 
 FEW_INTEGERS = 20
@@ -374,8 +374,7 @@ def make_task(
     spec = target.spec
     try:
         loss_of(spec.loss or KINDS[kind].loss, kind)
-        for metric in spec.metrics or ():
-            metric_of(metric, kind)
+        check_metrics(spec.metrics or (), kind, group=spec.group is not None)
         return Task(
             name=name, kind=kind, classes=classes, center=center, scale=scale,
             loss=spec.loss or "", metrics=tuple(spec.metrics or ()), preference=spec.preference,

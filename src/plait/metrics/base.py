@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-Summary = Callable[[NDArray[Any], NDArray[Any]], Callable[[Floats], Any]]
+Summary = Callable[..., Callable[[Floats], Any]]
 
 BLOCK = 2**18  # weights taken at a time: few enough to stay in cache and out of fresh memory
 ATLEAST = 32  # replicates taken at a time where rows are many; fewer only to bound memory
@@ -38,24 +38,30 @@ class Metric:
 
     ``words`` defines it in one sentence, ``undefined`` says when it has no value. ``summary`` maps
     (truth [n], prediction [n] or [n, C]) to a function of weights [n, R], ``value`` what that
-    returns to [R], NaN where undefined. Metrics with the same summary share its work.
+    returns to [R], NaN where undefined. Metrics with the same summary share its work. ``grouped``:
+    it also takes the rows' groups [n]. ``higher`` None: best at 1, so that nothing is ranked by it.
     """
 
     name: str
-    higher: bool
+    higher: bool | None
     kinds: frozenset[str]
     words: str
     undefined: str
     summary: Summary
     value: Callable[[Any], Floats]
+    grouped: bool = False
 
     def score(
-        self, truth: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
+        self,
+        truth: ArrayLike,
+        prediction: ArrayLike,
+        weight: ArrayLike | None = None,
+        group: ArrayLike | None = None,
     ) -> float | Undefined:
         """The metric on all rows, each counted with its weight; see :func:`replicates`."""
         truth = np.asarray(truth)
         once = np.ones((1, len(truth)), np.uint8)
-        value = float(self.replicates(truth, prediction, once, weight)[0])
+        value = float(self.replicates(truth, prediction, once, weight, group)[0])
         if np.isfinite(value):
             return value
         empty = len(truth) == 0 or (weight is not None and not np.any(weight))
@@ -67,9 +73,10 @@ class Metric:
         prediction: ArrayLike,
         counts: ArrayLike,
         weight: ArrayLike | None = None,
+        group: ArrayLike | None = None,
     ) -> Floats:
         """The metric [R] when row i is drawn ``counts[r, i]`` times; NaN where undefined."""
-        values: Floats = replicates([self], truth, prediction, counts, weight)[0]
+        values: Floats = replicates([self], truth, prediction, counts, weight, group)[0]
         return values
 
 
@@ -79,14 +86,16 @@ def replicates(
     prediction: ArrayLike,
     counts: ArrayLike,
     weight: ArrayLike | None = None,
+    group: ArrayLike | None = None,
 ) -> Floats:
     """Every metric in every replicate, [M, R], NaN where undefined.
 
     ``truth`` [n] holds class numbers (binary, classes, ordinal) or values in the user's units.
     ``prediction`` holds a probability or a value [n], or class probabilities [n, C]. ``counts``
     [R, n] says how often each replicate draws each row (fastest in Fortran order), ``weight`` [n]
-    how much a row counts. Raises ``ValueError`` for shapes that do not fit, predictions that are
-    not finite, class numbers out of range and negative weights.
+    how much a row counts, ``group`` [n] whose row it is, a whole number, -1 for nobody's. Raises
+    ``ValueError`` for shapes that do not fit, predictions that are not finite, class numbers out of
+    range, negative weights, and where a metric needs groups and there are none.
     """
     truth, prediction, weight = _checked(np.asarray(truth), np.asarray(prediction), weight)
     counts = np.asarray(counts)
@@ -95,12 +104,25 @@ def replicates(
     values = np.full((len(metrics), len(counts)), np.nan)
     if not len(truth):
         return values
-    summaries = {metric.summary: metric.summary(truth, prediction) for metric in metrics}
+    more = {metric.summary: _groups(metric, len(truth), group) for metric in metrics}
+    summaries = {summary: summary(truth, prediction, *own) for summary, own in more.items()}
     for part, weights in _blocks(counts, weight):
         found = {summary: prepared(weights) for summary, prepared in summaries.items()}
         for row, metric in enumerate(metrics):
             values[row, part] = metric.value(found[metric.summary])
     return values
+
+
+def _groups(metric: Metric, n: int, group: ArrayLike | None) -> tuple[NDArray[Any], ...]:
+    """The groups, for a metric that takes them."""
+    if not metric.grouped:
+        return ()
+    if group is None:
+        raise ValueError(f"{metric.name} needs the group of each row")
+    found = np.asarray(group)
+    if found.shape != (n,) or found.dtype.kind not in "iu":
+        raise ValueError(f"group must be one whole number for each of {n} rows")
+    return (found,)
 
 
 def _blocks(counts: NDArray[Any], weight: Floats | None) -> Iterator[tuple[slice, Floats]]:

@@ -13,6 +13,7 @@ from plait.metrics.base import Floats, ratio
 
 LEAST_RATE = 1e-6  # predicted counts are taken as at least this
 LEAST_PROBABILITY = float(np.finfo(np.float32).eps)  # what networks resolve, whatever stores it
+BINS = 15  # of equal width, in which probabilities are held against what happened
 _ROUNDING = 1e-12  # a variance below this share of the mean square is rounding, not spread
 
 
@@ -134,6 +135,38 @@ def distance(truth: NDArray[Any], prediction: NDArray[Any]) -> list[Floats]:
     """The squared distance of a probability from what happened: one column [n]."""
     _probabilities(prediction)
     return [np.square(prediction.astype(np.float64) - truth)]
+
+
+def outcomes(truth: NDArray[Any], prediction: NDArray[Any]) -> list[Floats]:
+    """The probability and what happened: two columns [n]."""
+    _probabilities(prediction)
+    return [prediction.astype(np.float64), truth.astype(np.float64)]
+
+
+def calibration(sums: Floats) -> Floats:
+    """Events predicted for each that happened: sums of :func:`outcomes` [3, R] → [R]."""
+    return ratio(sums[1], sums[2])
+
+
+def bins(
+    truth: NDArray[Any], prediction: NDArray[Any]
+) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """Weights and weighted (probability − what happened), each summed in bins: two of [bins, R].
+
+    A bin holds its upper edge, not its lower.
+    """
+    _probabilities(prediction)
+    given, n = prediction.astype(np.float64), len(truth)
+    within = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], given)
+    add = totals(within, BINS, np.arange(n), n)
+    over = (given - truth)[:, None]
+    return lambda weights: (add(weights), add(weights * over))
+
+
+def ece(sums: tuple[Floats, Floats]) -> Floats:
+    """Mean over rows of their bin's |mean probability − share of positives|: of bins [R]."""
+    rows, over = sums
+    return ratio(np.abs(over).sum(0), rows.sum(0))
 
 
 def _probabilities(prediction: NDArray[Any]) -> None:

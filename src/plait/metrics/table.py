@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from plait.method import did_you_mean
-from plait.metrics import positions, ranks, sums
+from plait.metrics import groups, positions, ranks, sums
 from plait.metrics.base import Metric
 
 _BINARY = frozenset({"binary"})
@@ -28,6 +28,7 @@ _STEPS = sums.linear(sums.steps)
 _ERRORS = sums.linear(sums.errors)
 _PRODUCTS = sums.linear(sums.products)
 _DEVIANCE = sums.linear(sums.deviance)
+_OUTCOMES = sums.linear(sums.outcomes)
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
@@ -81,6 +82,25 @@ METRICS: Mapping[str, Metric] = {
             name="brier", higher=False, kinds=_BINARY, undefined=_NO_ROWS,
             words="Mean squared distance of the probability from what happened (0 or 1).",
             summary=_DISTANCE, value=sums.mean(1),
+        ),
+        Metric(
+            name="gauc", higher=True, kinds=_BINARY, grouped=True,
+            undefined="no group holds both classes",
+            words="AUROC within each group (as a user), averaged with the group's rows as weight; "
+            "groups of one class are left out.",
+            summary=groups.pairs, value=groups.gauc,
+        ),
+        Metric(
+            name="calibration", higher=None, kinds=_BINARY, undefined="no row is positive",
+            words="Positives predicted (the sum of probabilities) for each one observed; "
+            "1 is right, above 1 too many.",
+            summary=_OUTCOMES, value=sums.calibration,
+        ),
+        Metric(
+            name="ece", higher=False, kinds=_BINARY, undefined=_NO_ROWS,
+            words="Expected calibration error: mean probability against share of positives, "
+            f"apart in {sums.BINS} bins of equal width, averaged with the bin's rows as weight.",
+            summary=sums.bins, value=sums.ece,
         ),
         Metric(
             name="quadratic_kappa", higher=True, kinds=frozenset({"ordinal"}),
@@ -214,3 +234,19 @@ def metric_of(name: str, kind: str) -> Metric:
         fits = [metric.name for metric in METRICS.values() if kind in metric.kinds]
         raise ValueError(f"metric {name!r} does not fit kind {kind!r}; it takes: {', '.join(fits)}")
     return METRICS[name]
+
+
+def check_metrics(names: Sequence[str], kind: str, *, group: bool) -> None:
+    """Refuse metrics that do not fit a task; ``group``: whether its rows have groups.
+
+    Raises ``ValueError`` for unknown ones, those of another kind, those that need groups where
+    there are none, and a first one that ranks nothing.
+    """
+    for place, name in enumerate(names):
+        found = metric_of(name, kind)
+        if found.grouped and not group:
+            raise ValueError(f"metric {name!r} needs group: the column of whose row it is")
+        if place == 0 and found.higher is None:
+            raise ValueError(
+                f"metric {name!r} is best at 1, so that it cannot rank; name another one first"
+            )

@@ -332,6 +332,11 @@ def _loss_and_metrics(given: Mapping[str, Place], kind: Kind | None, found: dict
             elif kind is not None and kind.name not in METRICS[metric].kinds:
                 fits = [m.name for m in METRICS.values() if kind.name in m.kinds]
                 place.wrong(f"metric {metric!r} does not fit kind {kind.name}{nearest('', fits)}")
+            elif METRICS[metric].grouped and not found.get("group"):
+                place.wrong(f"metric {metric!r} needs group: the column of whose row it is")
+            elif i == 0 and METRICS[metric].higher is None:
+                place.wrong(f"metric {metric!r} is best at 1, so that it cannot rank; name another "
+                            "one first")  # fmt: skip
 
 
 def _combinations(

@@ -11,6 +11,8 @@ METRICS: Mapping[str, str] = {
     "accuracy": "accuracy",
     "auroc": "AUROC",
     "average_precision": "average precision",
+    "ece": "ECE",
+    "gauc": "GAUC",
     "log_loss": "log loss",
     "macro_f1": "macro F1",
     "mae": "MAE",
@@ -65,13 +67,15 @@ def metric(name: str) -> str:
 
 def lower(name: str) -> bool:
     """Whether less of a metric is better; unknown metrics count as higher is better."""
-    return name in measured.METRICS and not measured.METRICS[name].higher
+    return name in measured.METRICS and measured.METRICS[name].higher is False
 
 
 def _of_metric(name: str) -> str:
     if name not in measured.METRICS:
         return ""
-    return f"{measured.METRICS[name].words} {'Lower' if lower(name) else 'Higher'} is better."
+    found = measured.METRICS[name]
+    better = {True: "Higher is better.", False: "Lower is better.", None: "Nearer to 1 is better."}
+    return f"{found.words} {better[found.higher]}"
 
 
 class Glossary:

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from studies import dataset, plan, school_dataset
 
@@ -17,7 +18,7 @@ from plait.comparing.evaluate import (
 )
 from plait.comparing.judging import loss_of_predictions
 from plait.comparing.model import Model
-from plait.data import Dataset
+from plait.data import Dataset, DataSpec, TableSpec, TaskSpec, load
 from plait.method import resolve
 
 
@@ -53,6 +54,21 @@ def test_predictions_are_kept_in_parquet(data: Dataset, model: Model, tmp_path: 
             for part in ("rows", "units", "truth", "prediction"):
                 np.testing.assert_array_equal(getattr(back[name], part), getattr(one, part))
             assert back[name].weight is None
+            assert back[name].group is None
+
+
+def test_groups_are_kept_with_the_predictions(tmp_path: Path) -> None:
+    users = [f"u{n % 7}" if n % 5 else None for n in range(120)]
+    table = pl.DataFrame({"x": np.linspace(0, 1, 120), "user": users, "y": [0, 1, 1, 0] * 30})
+    spec = {"y": TaskSpec(kind="binary", metrics=("auroc", "gauc"), group="user")}
+    data = load(DataSpec(tables={"t": TableSpec(source=table)}), spec)
+    prior = resolve("strategy", "prior").run(plan(data), {}, 0, tmp_path)
+    found = predict_split(prior, data, "test")
+    write_predictions(tmp_path / "p.parquet", data, {"test": found})
+    back = read_predictions(tmp_path / "p.parquet", data.tasks, "test")["y"]
+    names = sorted({user for user in users if user})
+    own = [users[row] for row in back.rows]
+    assert back.group.tolist() == [names.index(user) if user else -1 for user in own]
 
 
 def test_the_mean_loss_is_lower_for_better_predictions(data: Dataset, model: Model) -> None:

@@ -336,6 +336,55 @@ def test_a_reference_near_zero_divides_nothing():
     assert rank(perfect, exact, replicates=FAST).gain["other"] == UNDEFINED
 
 
+def test_users_are_resampled_whole_and_those_of_one_class_are_told():
+    tasks = TaskSet([Task(name="click", kind="binary", metrics=("gauc", "auroc"))])
+    random = np.random.default_rng(0)
+    rows = np.arange(600)
+    user = random.integers(0, 40, 600)
+    user[:5] = [-1, 100, 101, 102, 103]  # nobody's, and users of one row
+    truth = (random.random(600) < 0.4).astype(int)
+    made = {}
+    for name, noise in (("separate", 1.5), ("joint", 1.0)):
+        given = 1 / (1 + np.exp(-(truth + noise * random.normal(size=600))))
+        made[name] = TaskPredictions(rows, user, truth, given, group=user)
+    shuffled = random.permutation(600)
+    parts = ("rows", "units", "truth", "prediction", "group")
+    mixed = replace(made["joint"], **{p: getattr(made["joint"], p)[shuffled] for p in parts})
+    found = rank(
+        [CellPredictions(n, 0, {"click": g}) for n, g in {**made, "joint": mixed}.items()], tasks,
+        replicates=FAST,
+    )  # fmt: skip
+    figure = found.of("joint")["click"].metrics["gauc"]
+    own = made["joint"]
+    score = METRICS["gauc"].score(truth, own.prediction, group=user)
+    assert figure.value == pytest.approx(score, abs=1e-12)
+    assert found.gain["joint"].low > 0
+    draws = []
+    for _ in range(FAST):  # whole users, with replacement
+        drawn = random.choice(np.unique(user), len(np.unique(user)))
+        some = np.concatenate([np.flatnonzero(user == name) for name in drawn])
+        draws.append(METRICS["gauc"].score(truth[some], own.prediction[some], group=user[some]))
+    assert figure.low == pytest.approx(np.quantile(draws, 0.025), abs=0.02)
+    assert figure.high == pytest.approx(np.quantile(draws, 0.975), abs=0.02)
+    assert "gauc of click: 4 of 44 groups hold one class only and are left out." in found.notes
+    with pytest.raises(ValueError, match="task 'click': gauc needs the group of each row"):
+        rank([CellPredictions("a", 0, {"click": replace(own, group=None)})], tasks)
+
+
+def test_what_is_best_at_one_has_a_figure_and_no_gain():
+    tasks = TaskSet([Task(name="a", kind="binary", metrics=("auroc", "calibration", "ece"))])
+    made = cells(tasks, {"separate": 0.6, "joint": 0.3})
+    found = rank(made, tasks, replicates=FAST)
+    joint = found.of("joint")["a"].metrics["calibration"]
+    assert joint.low < joint.value < joint.high
+    assert any(
+        note.startswith("calibration is left out of gains for a: it is best at 1")
+        for note in found.notes
+    )
+    without = rank(made, TaskSet([replace(tasks["a"], metrics=("auroc", "ece"))]), replicates=FAST)
+    assert found.gain_metrics == without.gain_metrics
+
+
 def test_resamples_without_a_value_are_dropped_and_said():
     tasks = binary("rare", "plenty")
     made = cells(tasks, {"separate": 1.0, "joint": 0.5}, rows=30)

@@ -114,6 +114,8 @@ def test_real_targets_are_standardised_on_train_and_given_back_in_their_units():
         (["a"], TaskSpec(kind="classes"), "every training row has the value 'a'"),
         ([0, 1], TaskSpec(loss="huber"), "loss 'huber' does not fit"),
         ([0, 1], TaskSpec(metrics=["auroq"]), "no metric 'auroq'; did you mean 'auroc'"),
+        ([0, 1], TaskSpec(metrics=["gauc"]), "metric 'gauc' needs group"),
+        ([0, 1], TaskSpec(metrics=["calibration"]), "is best at 1, so that it cannot rank"),
         ([0, 1], TaskSpec(target="z"), "no column 'z' for task 'y'"),
         ([0, 1], TaskSpec(table="u"), "no table 'u'"),
         ([0, 1], TaskSpec(positive="2"), "no row has the positive value '2'"),
@@ -194,6 +196,18 @@ def test_weights_and_groups_belong_to_their_records():
     assert set(dataset.preparation.roles["t"]) == {"x"}
     with pytest.raises(DataError, match=r"row 4: task .y.: weight .w. is -1.0"):
         one(frame(y=cycle(0, 1), w=[1.0, 1, 1, -1] * 30), TaskSpec(weight="w"))
+
+
+def test_a_row_may_be_nobodys_but_not_all():
+    table = frame(y=cycle(0, 1), z=cycle(1, 0), user=cycle("b", None, "a"))
+    tasks = {"y": TaskSpec(group="user"), "z": TaskSpec()}
+    data = load(DataSpec(tables={"t": TableSpec(source=table)}), tasks)
+    rows = data.rows("train", "y").numpy()
+    own = table["user"].gather(rows).to_list()
+    assert data.whose("y", "train").tolist() == [{"a": 0, "b": 1, None: -1}[user] for user in own]
+    assert data.whose("z", "train") is None
+    with pytest.raises(DataError, match="task 'y': group 'user' is empty"):
+        one(frame(y=cycle(0, 1), user=cycle(None)), TaskSpec(group="user"))
 
 
 def test_repeated_ids_are_refused_and_contradictions_listed():

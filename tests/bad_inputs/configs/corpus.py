@@ -106,7 +106,7 @@ TASKS = _cases(
     ("a task in a list twice", "data: x\ntasks: [a, b, a]", "2: tasks: given twice: a"),
     ("a task without a name", "data: x\ntasks: {'': binary}", "2: tasks | a task needs a name"),
     ("a list for a task", "data: x\ntasks: {a: [b]}", "2: tasks.a: task 'a' is written {target, table, kind, …}; got ['b']"),
-    ("Norway as a kind", "data: x\ntasks: {a: no}", "2: tasks.a: no kind 'no' | binary, classes, counts, ordinal, real"),
+    ("Norway as a kind", "data: x\ntasks: {a: no}", "2: tasks.a: no kind 'no' | binary, boundaries, classes, counts, depth, normals, ordinal, real"),
     ("a misspelt hint", "data: x\ntasks: {a: regresion}", "2: tasks.a: no kind 'regresion'; did you mean 'regression'? (accepted: binary, classes, "),
     ("a misspelt key", "data: x\ntasks:\n  a:\n    targt: y", "4: tasks.a.targt: task 'a' has no key 'targt'; did you mean 'target'? (accepted: target, table, kind, "),
     ("a table that is not there", "data: {tables: {t: x}}\ntasks: {a: {table: u}}", "2: tasks.a.table: no table 'u'; valid: t"),
@@ -121,6 +121,8 @@ TASKS = _cases(
     ("a misspelt loss", "data: x\ntasks: {a: {loss: huberr}}", "2: tasks.a.loss: no loss 'huberr'; did you mean 'huber'?"),
     ("a misspelt metric", "data: x\ntasks:\n  a:\n    metrics:\n    - auroc\n    - acuracy", "6: tasks.a.metrics[1]: no metric 'acuracy'; did you mean 'accuracy'?"),
     ("a metric of another kind", "data: x\ntasks: {a: {kind: real, metrics: [auroc]}}", "2: tasks.a.metrics[0]: metric 'auroc' does not fit kind real; valid: mae, pearson, r2, rmse, spearman"),
+    ("a metric by group without one", "data: x\ntasks: {a: {kind: binary, metrics: [auroc, gauc]}}", "2: tasks.a.metrics[1]: metric 'gauc' needs group: the column of whose row it is"),
+    ("a metric first that ranks nothing", "data: x\ntasks: {a: {metrics: [calibration]}}", "2: tasks.a.metrics[0]: metric 'calibration' is best at 1, so that it cannot rank; name another one first"),
     ("a preference below nought", "data: x\ntasks: {a: {preference: -1}}", "2: tasks.a.preference: must be a number, at least 0; got -1"),
     ("a preference that is no number", "data: x\ntasks: {a: {preference: .nan}}", "2: tasks.a.preference: must be a number, at least 0; got nan"),
 )  # fmt: skip

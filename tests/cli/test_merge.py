@@ -67,10 +67,12 @@ def test_one_line_is_the_same_merge(place):
     assert first["w"].tobytes() == second["w"].tobytes()
 
 
-def test_a_dry_run_reads_heads_only(place, capsys):
+def test_a_dry_run_compares_and_writes_nothing(place, capsys):
     assert plait("recipe.yaml", "--dry-run") == 0
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
     assert "2 models fit: 2 tensors" in said
+    assert "- the task vectors of math and code have the cosine" in said
+    assert "'math' shares little with the base" in warned
     assert "1 integer tensors are copied" in said
     assert not (place / "out").exists()
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from plait.merging.jobs import Job
     from plait.merging.pool import Pool
 
+PAIRS = 10  # shown one by one
+
 
 def merge(
     models: Annotated[
@@ -49,6 +51,8 @@ def merge(
     command goes on from where it was stopped.
     """
     from plait.cli import console
+    from plait.merging.jobs import ABOUT
+    from plait.weights.files import read_json
 
     if verify is not None:
         _verify(verify, as_json=as_json)
@@ -68,6 +72,8 @@ def merge(
     chosen = "".join(
         f"; {key} {value}" for key, value in merged.evidence.items() if key != "search"
     )
+    for doubt in read_json(out / ABOUT)["kinship"]["doubts"]:
+        console.warn(doubt)
     console.say(f"Written: {out}: {_count(job)} merged by {job.method.card.name}{chosen}.")
 
 
@@ -100,19 +106,28 @@ def _job(
 
 def _tell(pool: Pool, job: Job, *, as_json: bool) -> None:
     from plait.cli import console
+    from plait.merging.kinship import kinship
 
+    kin = kinship(pool)
     size = sum(site.bytes for site in pool.sites)
     parameters = sum(site.size for site in pool.sites)
     copied = sum(1 for site in pool.sites if not site.floating)
     if as_json:
         told: dict[str, Any] = {"recipe": job.spelled(), "tensors": len(pool.sites)}
-        console.dump({**told, "parameters": parameters, "bytes": size, "copied": copied})
+        console.dump({**told, "parameters": parameters, "bytes": size, "copied": copied,
+                      "kinship": kin.told()})  # fmt: skip
         return
     console.say(
         f"{_count(job)} fit: {len(pool.sites):,} tensors, {parameters / 1e6:,.1f} million "
         f"parameters, {size / 1e9:,.2f} GB to write"
         + (f"; {copied} integer tensors are copied." if copied else ".")
     )
+    for name, distance in kin.distances.items():
+        console.say(f"- {name} differs from {kin.origin} by {distance:.2%} of its norm")
+    for (one, other), cosine in list(kin.cosines.items())[:PAIRS]:
+        console.say(f"- the task vectors of {one} and {other} have the cosine {cosine:.2f}")
+    for doubt in kin.doubts():
+        console.warn(doubt)
 
 
 def _count(job: Job) -> str:

@@ -24,7 +24,15 @@ def card(about: Mapping[str, Any], carried: Sequence[Path]) -> str:
         front += [f"base_model: {json.dumps(hub)}", "base_model_relation: merge"]
     if any(file.name == "config.json" for file in carried):
         front += ["library_name: transformers"]
-    rows = [f"| {_plain(key)} | {_plain(row['path'])} |" for key, row in about["parents"].items()]
+    kin = about["kinship"]
+    rows = [
+        f"| {_plain(key)} | {_plain(row['path'])} | {_far(kin['distances'].get(key))} |"
+        for key, row in about["parents"].items()
+    ]
+    likeness = "; ".join(
+        f"{_plain(one)} and {_plain(other)}: {cosine:.2f}"
+        for one, other, cosine in kin["cosines"][:MOST_ROWS]
+    )
     moved = sorted((t for t in about["tensors"] if "change" in t), key=lambda t: -t["change"])
     needs = " and ".join(about["needs"]) or "nothing else"
     recipe_text = json.dumps(recipe, indent=2, ensure_ascii=True).replace("`", "\\u0060")
@@ -32,7 +40,11 @@ def card(about: Mapping[str, Any], carried: Sequence[Path]) -> str:
         *front, "---", "",
         f"# {len(recipe['models'])} models merged by {_plain(name)}", "",
         f"{_plain(about['summary'])} It needs {needs}.", "",
-        "| parent | from |", "|---|---|", *rows, "",
+        "| parent | from | distance |", "|---|---|---:|", *rows, "",
+        "A distance is that from the base (or the first parent), as a share of its norm, over a",
+        "sample of every tensor.", "",
+        *([f"Cosines of the task vectors: {likeness}.", ""] if likeness else []),
+        *(line for doubt in kin["doubts"] for line in (f"Warning: {_plain(doubt)}.", "")),
         "The recipe, which `plait merge` repeats:", "",
         "```json", recipe_text, "```", "",
         "`merge.json` lists the parents' files and every tensor; `manifest.json` has the SHA-256",
@@ -43,6 +55,10 @@ def card(about: Mapping[str, Any], carried: Sequence[Path]) -> str:
           for t in moved[:MOST_ROWS]), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _far(distance: float | None) -> str:
+    return "" if distance is None else f"{distance:.2%}"
 
 
 def _plain(text: object) -> str:

@@ -16,6 +16,7 @@ import plait
 from plait.merging.base import Have, Merged, Merger
 from plait.merging.card import card
 from plait.merging.engine import BLOCK
+from plait.merging.kinship import kinship
 from plait.merging.pool import Pool, PoolError
 from plait.method import spell
 from plait.weights.checkpoints import open_checkpoint
@@ -122,6 +123,7 @@ class Job:
             "needs": sorted(need.words for need in self.method.card.needs),
             "parents": {name or "base": _parent(path) for name, path in self._paths().items()},
             "evidence": dict(merged.evidence),
+            "kinship": kinship(pool).told(),
             "tensors": [_noted(site, sink, pool) for site in pool.sites],
         }
 
@@ -155,6 +157,11 @@ def _noted(site: Site, sink: Folder, pool: Pool) -> dict[str, Any]:
         new, old = np.empty((2, stop - start), site.working)
         made.read(site.name, start, stop, new)
         pool.read_origin(site, start, stop, old)
+        if site.name.endswith("running_var") and (new < 0).any():
+            raise PoolError(
+                f"the merge gives negative values in {site.name!r}, which is a variance; scale it "
+                "less, or merge such tensors by a mean (by_tensor)"
+            )
         size += float(np.dot(new, new))
         new -= old
         change += float(np.dot(new, new))

@@ -221,6 +221,22 @@ def gated(x: Tensor, y: Tensor, down: Tensor, up: Tensor, gates: Tensor) -> Tens
     return y + F.linear(narrow, up.transpose(0, 1).flatten(1))
 
 
+def near_zero(slice_: Tensor, generator: torch.Generator) -> None:
+    """Start logits of skills from U(±1e-3)."""
+    slice_.uniform_(-1e-3, 1e-3, generator=generator)
+
+
+def skill_shares(logits: Tensor, *, noise: bool) -> Tensor:
+    """Polytropon's shares [..., E] of skills, σ(logits) that are made to sum to 1.
+
+    With ``noise`` relaxed Bernoulli at temperature 1, σ(logits + logistic noise).
+    """
+    if noise:
+        logits = logits + torch.rand_like(logits).clamp(1e-6, 1 - 1e-6).logit()
+    open_ = logits.sigmoid()
+    return open_ / (open_.sum(-1, keepdim=True) + 1e-12)
+
+
 def shared(count: int, *shape: int, start: Start) -> nn.Parameter:
     """A stack [count, *shape] for all tasks, each slice started by itself."""
     found = torch.empty(count, *shape)

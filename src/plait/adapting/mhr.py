@@ -30,12 +30,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plait.adapting.banks import PairBank, check_low_rank, linear_at, lora_config, low_rank, mixed
+from plait.adapting.banks import (
+    PairBank,
+    check_low_rank,
+    linear_at,
+    lora_config,
+    low_rank,
+    mixed,
+    near_zero,
+    skill_shares,
+)
 from plait.adapting.banks import shared as stack_of
 from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.method import Card, Law, Paper
-from plait.networks.base import Start, TaskBank, uniform, zeros
+from plait.networks.base import TaskBank, uniform, zeros
 from plait.sites import ModuleSite
 from plait.task import TaskSet
 
@@ -101,13 +110,6 @@ class Mhr(Adapter):
         return lora_config(banks, task, 0.0)
 
 
-def _spread(bound: float) -> Start:
-    def start(slice_: Tensor, generator: torch.Generator) -> None:
-        slice_.uniform_(-bound, bound, generator=generator)
-
-    return start
-
-
 class SkillBank(PairBank):
     """U [T, H, E], A [E, H, d_in/H, r] and B [E, H, d_out/H, r] of one site."""
 
@@ -117,7 +119,7 @@ class SkillBank(PairBank):
         rank, skills = settings.rank, settings.skills
         self.noise = settings.noise
         self.own = TaskBank(names)
-        self.own.add("logits", heads, skills, start=_spread(1e-3), pace=settings.pace)
+        self.own.add("logits", heads, skills, start=near_zero, pace=settings.pace)
         self.down = stack_of(skills, heads, inside // heads, rank, start=uniform(inside))
         self.up = stack_of(skills, heads, outside // heads, rank, start=zeros)
         self.scale = settings.alpha / rank
@@ -125,10 +127,7 @@ class SkillBank(PairBank):
     def once(self, present: Tensor) -> Tensor:
         """The present tasks' weights z [T, H, E], drawn in training."""
         logits = self.own.stack("logits").masked_fill(~present.view(-1, 1, 1), 0.0)
-        if self.training and self.noise:
-            uniform_ = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
-            logits = logits + uniform_.logit()
-        return _normalised(logits)
+        return skill_shares(logits, noise=self.training and self.noise)
 
     def adapt(self, x: Tensor, y: Tensor, routing: Routing) -> Tensor:
         weights, task = routing.made(self), routing.task
@@ -139,15 +138,10 @@ class SkillBank(PairBank):
     def pair(self, task: int) -> tuple[Tensor, Tensor]:
         """(A_t [r, d_in], B_t [d_out, r]) of the task at that position, without noise."""
         where = torch.tensor([task], device=self.down.device)
-        weights = _normalised(self.own.stack("logits"))
+        weights = skill_shares(self.own.stack("logits"), noise=False)
         down, up = (mixed(weights, each, where)[0].flatten(0, 1) for each in (self.down, self.up))
         return down.T, up
 
     def factor(self, task: int) -> float:  # noqa: ARG002
         """The scale alpha / rank."""
         return self.scale
-
-
-def _normalised(logits: Tensor) -> Tensor:
-    open_ = logits.sigmoid()
-    return open_ / (open_.sum(-1, keepdim=True) + 1e-12)

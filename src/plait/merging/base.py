@@ -12,12 +12,12 @@ on validation. Everything here works on numpy arrays and loads no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from plait.merging.pipeline import Have, Pipeline
 from plait.merging.pool import Pool
 from plait.merging.results import Merged
-from plait.method import Method, MethodError, resolve
+from plait.method import Method, MethodError, Need, resolve
 from plait.weights.sinks import Memory, Sink
 
 __all__ = ["Have", "Merged", "Merger", "Pipeline", "inner_pipeline"]
@@ -26,8 +26,11 @@ __all__ = ["Have", "Merged", "Merger", "Pipeline", "inner_pipeline"]
 class Merger(Method):
     """A way from several checkpoints to one.
 
-    A paper that is a pipeline defines :meth:`pipeline`; any other defines :meth:`run`.
+    A paper that is a pipeline defines :meth:`pipeline`; any other defines :meth:`run`. ``count`` is
+    the number of models it merges, where only one number will do.
     """
+
+    count: ClassVar[int | None] = None
 
     def pipeline(self, pool: Pool) -> Pipeline:
         """The stages for this pool."""
@@ -55,10 +58,19 @@ class Merger(Method):
 
     def check(self, pool: Pool, have: Have) -> None:
         """Raise ``ValueError`` naming what is needed and not there."""
-        missing = self.card.needs - have.owned(pool)
+        missing = self.needs() - have.owned(pool)
         if missing:
             needs = " and ".join(sorted(need.words for need in missing))
             raise ValueError(f"{self.card.name} needs {needs}")
+        if self.count not in (None, len(pool)):
+            wanted = "one model" if self.count == 1 else f"{self.count} models"
+            raise ValueError(
+                f"{self.card.name} merges {wanted} beside any base, and there are {len(pool)}"
+            )
+
+    def needs(self) -> frozenset[Need]:
+        """What it needs with the settings it has: what the card says, and perhaps more."""
+        return self.card.needs
 
     @classmethod
     def neutral(cls) -> Mapping[str, Any]:

@@ -36,6 +36,10 @@ class Cut(Edit):
     def rank(self, count: int) -> int:
         """The place of the threshold among ``count`` magnitudes in rising order, from 0."""
 
+    def ranks(self, counts: Array) -> Array:
+        """The places of all thresholds, from the numbers of magnitudes [M]."""
+        return np.array([self.rank(int(count)) for count in counts])
+
     @property
     def whole(self) -> bool:
         """Whether the thresholds are over the whole model."""
@@ -66,7 +70,7 @@ class Cut(Edit):
     def settle(self, total: Array, found: tuple[Any, ...]) -> tuple[Array, Array]:
         """The digits [M, k] known so far, and the places [M] that are left below them."""
         known = found[-1][0] if found else np.empty((len(total), 0), np.uint16)
-        rank = found[-1][1] if found else [self.rank(int(row.sum())) for row in total]
+        rank = found[-1][1] if found else self.ranks(total.sum(1))
         below = np.cumsum(total, axis=1)
         digit = np.array([np.searchsorted(b, r, "right") for b, r in zip(below, rank, strict=True)])
         passed = np.where(digit > 0, below[np.arange(len(total)), digit - 1], 0)

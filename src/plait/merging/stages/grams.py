@@ -63,3 +63,14 @@ def cosines(gram: Array) -> Array:
     product = length[..., :, None] * length[..., None, :]
     found = np.divide(gram, product, out=np.zeros_like(gram), where=product > 0)
     return np.asarray(np.clip(found, -1, 1))
+
+
+def turned(cosine: Array, share: float, linear: Array) -> Array:
+    """Weights [..., 2] of two vectors on the arc between them, ``share`` of the way to the second.
+
+    ``cosine`` [...] is that of their angle; where ``linear`` [...] they lie on the line instead.
+    """
+    angle = np.arccos(cosine)
+    parts = np.array([1 - share, share])
+    sine = np.where(linear, 1, np.sin(angle))[..., None]
+    return np.where(linear[..., None], parts, np.sin(parts * angle[..., None]) / sine)

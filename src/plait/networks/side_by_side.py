@@ -26,9 +26,11 @@ from plait.networks.network import (
     start_banks,
     tasks_from_json,
 )
+from plait.networks.routing import followed
 from plait.networks.stems import Bag
 from plait.task import TaskSet
 
+UNSTACKED = {"module", "settings", "transformer", "attention", "pyramid", "vit"}
 ROWS = 4096  # most rows run at once, which bounds the memory of a forward over all tasks
 
 
@@ -68,6 +70,8 @@ class SideBySideTrunk(Trunk):
 
     def __init__(self, encoders: Sequence[Encoder], tasks: TaskSet) -> None:
         super().__init__(tasks, encoders[0].width)
+        if not stacks(encoders[0]):
+            raise ValueError("transformers and modules of your own cannot run side by side")
         self.bank = EncoderBank(_stacked(encoders), tasks.names)
 
     def forward(
@@ -75,6 +79,11 @@ class SideBySideTrunk(Trunk):
     ) -> tuple[dict[str, Features], dict[str, Tensor]]:
         task = torch.cat([self.positions(group, records) for group, records in asked.items()])
         rows = torch.cat([records.rows for records in asked.values()])
+        if followed():
+            return self._followed(parts, asked), {}
+        if not len(rows):
+            nothing = next(self.parameters()).new_zeros(0, self.width)
+            return {group: Features(nothing) for group in asked}, {}
         places, found, start = [], [], 0
         for part in parts.values():
             length = len(next(iter(part.values())))
@@ -90,6 +99,19 @@ class SideBySideTrunk(Trunk):
         sizes = [len(records) for records in asked.values()]
         pieces = zip(asked, torch.split(values, sizes), strict=True)
         return {group: Features(piece) for group, piece in pieces}, {}
+
+    def _followed(self, parts: Parts, asked: Mapping[str, Records]) -> dict[str, Features]:
+        """Every encoder on all rows: a graph has room for any records."""
+        weights: dict[str, Tensor] = dict(self.bank.encoder.named_parameters())
+        each = [
+            functional_call(self.bank.encoder, {n: w[t] for n, w in weights.items()}, (parts,))
+            for t in range(len(self.tasks))
+        ]
+        values, rows = torch.cat(each), each[0].shape[0]
+        places = {
+            g: self.positions(g, records) * rows + records.rows for g, records in asked.items()
+        }
+        return {group: Features(values, place) for group, place in places.items()}
 
     def _encode(self, part: Part, task: Tensor, rows: Tensor) -> Tensor:
         """Rows of a part, each by its task's encoder; tasks ascending. [N, width]."""
@@ -182,7 +204,14 @@ def stackable(
         return False
     used = [encoder.get(kind) for kind in STEMS if any(i.type == kind for i in inputs.values())]
     names = [next(iter(s), None) if isinstance(s, Mapping) else s for s in used]
-    return not {"module", "settings", "transformer", "attention", "pyramid", "vit"} & set(names)
+    return not UNSTACKED & set(names)
+
+
+def stacks(encoder: Encoder) -> bool:
+    """Whether encoders such as this one can run side by side."""
+    spec = encoder.spec
+    stems = {name for stem in spec.values() if isinstance(stem, Mapping) for name in stem}
+    return "module" not in spec and not UNSTACKED & stems
 
 
 def rebuild(config: Mapping[str, Any]) -> SideBySide:

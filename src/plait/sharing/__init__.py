@@ -6,8 +6,10 @@ from plait.sharing.aitm import Aitm
 from plait.sharing.cgc import Cgc
 from plait.sharing.cross_stitch import CrossStitch
 from plait.sharing.dselect_k import DSelectK
+from plait.sharing.dsmtl import Dsmtl
 from plait.sharing.esmm import Esmm, conditional
 from plait.sharing.hard import Hard
+from plait.sharing.ltb import Ltb, branches
 from plait.sharing.mmoe import Mmoe
 from plait.sharing.ple import Ple
 from plait.sharing.task_level_moe import TaskLevelMoe
@@ -19,13 +21,16 @@ __all__ = [
     "Cgc",
     "CrossStitch",
     "DSelectK",
+    "Dsmtl",
     "Esmm",
     "ExpertUse",
     "Hard",
+    "Ltb",
     "Mmoe",
     "Ple",
     "Sharing",
     "TaskLevelMoe",
+    "branches",
     "conditional",
     "expert_use",
 ]

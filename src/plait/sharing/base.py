@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from plait.batch import Records
+from plait.data.seeding import key
 from plait.method import did_you_mean
 from plait.networks.base import Bank, Features, Name, TaskBank, uniform
 from plait.networks.routing import followed, routed_linear
@@ -244,6 +245,21 @@ def own_rows(state: Tensor, kept: Kept, records: Records, task: Tensor) -> Featu
         place[torch.tensor(kept, device=task.device)] = torch.arange(len(kept), device=task.device)
         task = place[task]
     return Features(state.flatten(0, 1).index_select(0, task * state.shape[1] + records.rows))
+
+
+def gumbel(like: Tensor, names: Sequence[object], *place: object) -> Tensor:
+    """Gumbel noise [U, E], shaped as ``like``, each row's keyed by the place and its name."""
+    generator, draws = torch.Generator(), []
+    for name in names:
+        generator.manual_seed(key(*place, name))
+        draws.append(torch.empty(like.shape[1]).exponential_(generator=generator).log().neg())
+    return torch.stack(draws).to(like)
+
+
+def straight(logits: Tensor, warmth: Tensor | float) -> Tensor:
+    """One-hot of the greatest logit, its gradient that of softmax(logits / warmth): [U, E]."""
+    soft = (logits / warmth).softmax(1)
+    return F.one_hot(logits.argmax(1), logits.shape[1]).to(soft) + soft - soft.detach()
 
 
 def at_least(settings: object, **least: float) -> None:

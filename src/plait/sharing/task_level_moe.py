@@ -44,7 +44,7 @@ from plait.method import Card, Law, Paper
 from plait.networks.base import Bank, Encoder, MakeEncoder, Sharing, TaskBank, Trunk, uniform
 from plait.networks.routing import followed
 from plait.networks.rows import RowTasks
-from plait.sharing.base import at_least
+from plait.sharing.base import at_least, gumbel, straight
 from plait.sharing.inside import Inside, each_through_one, sites_in
 from plait.sites import ModuleSite
 from plait.task import TaskSet
@@ -123,20 +123,9 @@ class _TaskLevelMoe(Inside):
         for number, router in enumerate(self.routers):
             logits: Tensor = router(vectors)
             if base is not None:
-                logits = logits + self._gumbel(base, number, logits)
-            route = (logits / warmth).softmax(1)
-            if self.hard:
-                taken = F.one_hot(logits.argmax(1), logits.shape[1]).to(route)
-                route = taken + route - route.detach()
-            found.append(route)
+                logits = logits + gumbel(logits, self.tasks.names, base, number)
+            found.append(straight(logits, warmth) if self.hard else (logits / warmth).softmax(1))
         return found
-
-    def _gumbel(self, base: int, block: int, like: Tensor) -> Tensor:
-        generator, draws = torch.Generator(), []
-        for name in self.tasks.names:
-            generator.manual_seed(key(base, block, name))
-            draws.append(torch.empty(like.shape[1]).exponential_(generator=generator).log().neg())
-        return torch.stack(draws).to(like)
 
 
 class _Router(nn.Module):

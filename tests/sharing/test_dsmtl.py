@@ -4,10 +4,11 @@ import pytest
 import torch
 from written_out import assert_features, batch_for, network, size, some_tasks
 
-from plait.batch import Input
+from plait.batch import Batch, Input, Labels
 from plait.networks import build_network, build_side_by_side
-from plait.sharing import Dsmtl
+from plait.sharing import Dsmtl, Hard
 from plait.sharing.base import gumbel
+from plait.task import Task, TaskSet
 from plait.testing.toys import toy_inputs
 
 MLP = {"trunk": {"mlp": {"width": 6, "depth": 2}}}
@@ -138,3 +139,64 @@ def test_an_encoder_that_cannot_be_stacked_is_refused():
             inputs={"text.review": text}, tasks=some_tasks(2), encoder=encoder,
             sharing=Dsmtl(), seed=0,
         )  # fmt: skip
+
+
+def unrelated(rows, seed):
+    """Four tasks on the same inputs that have nothing in common."""
+    tasks = TaskSet(Task(name=f"t{i}", kind="real") for i in range(4))
+    truth, draw = (torch.Generator().manual_seed(each) for each in (1, seed))
+    x, targets = torch.randn(rows, 8, generator=draw), []
+    for _ in tasks.names:
+        h = torch.relu(x @ torch.randn(8, 6, generator=truth))
+        signal = h @ torch.randn(6, generator=truth)
+        noise = 0.3 * torch.randn(rows, generator=draw)
+        targets.append((signal - signal.mean()) / signal.std() + noise)
+    every = torch.arange(rows)
+    place = torch.arange(4).repeat_interleave(rows)
+    labels = Labels(place, every.repeat(4), torch.cat(targets))
+    return Batch(parts={"table": {"numeric": x}}, labels={"real": labels}, tasks=tasks, ids=every)
+
+
+def errors(net, batch):
+    gaps = net(batch.parts, batch.labels).raw["real"][:, 0] - batch.labels["real"].target
+    return gaps.square().view(4, -1).mean(1)
+
+
+def tested(sharing, seed):
+    """The tasks' errors on new rows after training; of separate networks without ``sharing``."""
+    batch = unrelated(200, seed)
+    made_of = {
+        "inputs": toy_inputs(8),
+        "tasks": batch.tasks,
+        "encoder": {"trunk": {"mlp": {"width": 8, "depth": 1}}},
+        "seed": seed,
+    }
+    net = (
+        build_side_by_side(**made_of)
+        if sharing is None
+        else build_network(sharing=sharing, **made_of)
+    )
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    torch.manual_seed(seed)
+    for _ in range(300):
+        optimizer.zero_grad()
+        errors(net, batch).sum().backward()
+        optimizer.step()
+    return errors(net.eval(), unrelated(2000, 99)).detach()
+
+
+@pytest.mark.slow
+def test_no_unrelated_task_is_worse_than_alone_beyond_noise():
+    seeds = range(5)
+    alone = torch.stack([tested(None, seed) for seed in seeds])
+
+    def harm(sharing):
+        """By task, in standard errors over the seeds, and on average."""
+        gap = torch.stack([tested(sharing, seed) for seed in seeds]) - alone
+        return gap.mean(0) / (gap.std(0) / len(seeds) ** 0.5), gap.mean()
+
+    assert bool((harm(Hard())[0] > 2).any())  # sharing one encoder of this width does harm
+    for gate in GATES:
+        by_task, mean = harm(Dsmtl(gate=gate))
+        assert bool((by_task < 2).all()), f"{gate}: {by_task}"
+        assert float(mean) < 0.01, f"{gate}: {mean}"

@@ -168,7 +168,7 @@ def tested(sharing, seed):
     made_of = {
         "inputs": toy_inputs(8),
         "tasks": batch.tasks,
-        "encoder": {"trunk": {"mlp": {"width": 8, "depth": 1}}},
+        "encoder": {"trunk": {"mlp": {"width": 4, "depth": 1}}},
         "seed": seed,
     }
     net = (

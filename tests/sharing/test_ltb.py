@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from written_out import assert_features, batch_for, expert, network, size, some_tasks
+from written_out import DIRECT, assert_features, batch_for, expert, network, size, some_tasks
 
+from plait.batch import Batch, Labels
+from plait.networks import build_network
 from plait.sharing import Hard, Ltb, branches
 from plait.sharing.base import gumbel
+from plait.task import Task, TaskSet
+from plait.testing.toys import toy_inputs
 
 
 def stirred(sharing, tasks):
@@ -153,3 +157,43 @@ def test_parameters_are_the_formulas(count, nodes, depth):
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Ltb(**settings)
+
+
+def two_groups(rows=128):
+    """Tasks a0…a2 depend on the first three inputs alone, b0…b2 on the other three."""
+    tasks = TaskSet(Task(name=f"{group}{i}", kind="real") for group in "ab" for i in range(3))
+    draw = torch.Generator().manual_seed(0)
+    x, targets = torch.randn(rows, 6, generator=draw), []
+    for own in (x[:, :3], x[:, 3:]):
+        h = torch.tanh(own @ torch.randn(3, 4, generator=draw))
+        signals = h @ torch.randn(4, 3, generator=draw)
+        targets += ((signals - signals.mean(0)) / signals.std(0)).unbind(1)
+    every = torch.arange(rows)
+    place = torch.arange(6).repeat_interleave(rows)
+    labels = Labels(place, every.repeat(6), torch.cat(targets))
+    return Batch(parts={"table": {"numeric": x}}, labels={"real": labels}, tasks=tasks, ids=every)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_tasks_find_the_nodes_that_read_their_features(seed):
+    batch = two_groups()
+    net = build_network(
+        inputs=toy_inputs(6), tasks=batch.tasks, encoder=DIRECT,
+        sharing=Ltb(nodes=4, depth=2, width=8), seed=seed,
+    )  # fmt: skip
+    with torch.no_grad():
+        first = net.trunk.levels[0].layers[0].weight
+        first[:2, :, 3:] = 0
+        first[2:, :, :3] = 0
+    first.requires_grad_(False)  # or nodes would come to read what their tasks need
+    optimizer = torch.optim.Adam((p for p in net.parameters() if p.requires_grad), lr=0.01)
+    torch.manual_seed(seed)
+    for step in range(400):
+        net.advance(step)
+        optimizer.zero_grad()
+        raw = net(batch.parts, batch.labels).raw["real"][:, 0]
+        (raw - batch.labels["real"].target).square().mean().backward()
+        optimizer.step()
+    found = {name: path[0] // 2 for name, path in branches(net).items()}
+    assert found == {"a0": 0, "a1": 0, "a2": 0, "b0": 1, "b1": 1, "b2": 1}

@@ -162,7 +162,7 @@ def errors(net, batch):
     return gaps.square().view(4, -1).mean(1)
 
 
-def tested(sharing, seed):
+def trained_errors(sharing, seed):
     """The tasks' errors on new rows after training; of separate networks without ``sharing``."""
     batch = unrelated(200, seed)
     made_of = {
@@ -188,11 +188,11 @@ def tested(sharing, seed):
 @pytest.mark.slow
 def test_no_unrelated_task_is_worse_than_alone_beyond_noise():
     seeds = range(5)
-    alone = torch.stack([tested(None, seed) for seed in seeds])
+    alone = torch.stack([trained_errors(None, seed) for seed in seeds])
 
     def harm(sharing):
         """By task, in standard errors over the seeds, and on average."""
-        gap = torch.stack([tested(sharing, seed) for seed in seeds]) - alone
+        gap = torch.stack([trained_errors(sharing, seed) for seed in seeds]) - alone
         return gap.mean(0) / (gap.std(0) / len(seeds) ** 0.5), gap.mean()
 
     assert bool((harm(Hard())[0] > 2).any())  # sharing one encoder of this width does harm

@@ -105,8 +105,7 @@ class Optmerge(Merger):
         name="optmerge",
         summary="Matrices that interfere least with low-rank approximations of the task vectors.",
         paper=Paper(
-            title="Unifying Multimodal Large Language Model Capabilities and Modalities via "
-            "Model Merging",
+            title="OptMerge: Unifying Multimodal LLM Capabilities and Modalities via Model Merging",
             authors=(
                 "Yongxian Wei and Runxi Cheng and Weike Jin and Enneng Yang and Li Shen and "
                 "Lu Hou and Sinan Du and Chun Yuan and Xiaochun Cao and Dacheng Tao"

@@ -23,9 +23,10 @@ class Input:
     """One encoded input of a network, as it appears in a part under ``key``.
 
     numeric [B, width]: standardised values, then missing indicators. categorical [B, columns]:
-    codes below ``sizes``, 0 for unknown. text [B, longest]: token numbers below ``sizes[0]``, 0 for
-    padding; list and sequence [B, longest]: item numbers likewise. image [B, channels, height,
-    width]. vector [B, width]. ``shape`` is what follows B (-1: varies).
+    codes below ``sizes``, 0 for unknown. hashed [B, 1]: buckets likewise, 0 for missing. text [B,
+    longest]: token numbers below ``sizes[0]``, 0 for padding; list and sequence [B, longest]: item
+    numbers likewise. image [B, channels, height, width]. vector [B, width]. ``shape`` is what
+    follows B (-1: varies).
     """
 
     key: str
@@ -44,9 +45,14 @@ class Input:
         return self.type in ("text", "list", "sequence")
 
     @property
+    def coded(self) -> bool:
+        """Whether it is columns of codes, each of which stands for something."""
+        return self.type in ("categorical", "hashed")
+
+    @property
     def whole(self) -> bool:
         """Whether it holds whole numbers that stand for something."""
-        return self.worded or self.type == "categorical"
+        return self.worded or self.coded
 
 
 Part = Mapping[str, Tensor]  # the inputs of one schema by name, each [rows of the part, ...]

@@ -191,7 +191,7 @@ def _check_types(preparation: Preparation, name: str, source: Table) -> None:
                 )
 
 
-_READ = {"numeric": "numbers", "categorical": "categories", "text": "text"}
+_READ = {"numeric": "numbers", "categorical": "categories", "hashed": "ids", "text": "text"}
 
 
 def load(folder: str | Path) -> Predictor:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from plait.data.declare import TYPES, TableSpec
 from plait.data.errors import DataError
+from plait.data.hashing import check_buckets
 from plait.data.profile import Profile, family_of
 from plait.data.sources import Table
 from plait.method import did_you_mean
@@ -17,8 +18,18 @@ _ID = re.compile(r"(^|[^a-z])(ids?|uuid|guid|key|index|idx|rownum|unnamed)([^a-z
 _CODE = re.compile(r"(^|[^a-z])(code|id|type|category|class|zip|zipcode|postcode)$|[a-z]I[dD]$")
 MOST_CATEGORIES = 1_000
 TEXT_HINT = {
-    "number": ("numeric", "categorical", "ignored"),
-    "string": ("categorical", "text", "image", "numeric", "vector", "list", "sequence", "ignored"),
+    "number": ("numeric", "categorical", "hashed", "ignored"),
+    "string": (
+        "categorical",
+        "hashed",
+        "text",
+        "image",
+        "numeric",
+        "vector",
+        "list",
+        "sequence",
+        "ignored",
+    ),
     "array": ("vector", "image", "list", "sequence", "ignored"),
     "items": ("list", "sequence", "vector", "ignored"),
     "file": ("image", "ignored"),
@@ -107,12 +118,20 @@ def declared_type(table: Table, spec: TableSpec, role: str, columns: Sequence[st
 
 
 def check_types(table: Table, spec: TableSpec, roles: Collection[str]) -> None:
-    """Every name under ``types`` must be a column or a role."""
+    """Every name under ``types`` must be a column or a role, under ``buckets`` a hashed one."""
     for name in spec.types:
         if name not in roles and name not in table.columns:
             known = [*roles, *table.columns]
             raise DataError(
                 f"{table.place}: types: no column or role {name!r}{did_you_mean(name, known)}"
+            )
+    check_buckets(table.place, spec.buckets)
+    hashed = [name for name, kind in spec.types.items() if kind == "hashed"]
+    for name in spec.buckets:
+        if name not in hashed:
+            raise DataError(
+                f"{table.place}: buckets: {name!r} is not hashed{did_you_mean(name, hashed)}; "
+                f"declare types: {{{name}: hashed}}"
             )
 
 
@@ -121,7 +140,8 @@ def counted(family: str, name: str, declared: str | None) -> bool:
     if declared in ("list", "sequence") or family == "items":
         return True
     return family == "number" and (
-        declared == "categorical" or bool(_CODE.search(name) or _ID.search(name.lower()))
+        declared in ("categorical", "hashed")
+        or bool(_CODE.search(name) or _ID.search(name.lower()))
     )
 
 

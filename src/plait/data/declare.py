@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 SplitKind = Literal["random", "stratified", "grouped", "time", "column"]
 TYPES = (
-    "numeric", "categorical", "text", "image", "vector", "list", "sequence", "ignored",
+    "numeric", "categorical", "hashed", "text", "image", "vector", "list", "sequence", "ignored",
 )  # fmt: skip
 
 
@@ -20,13 +20,15 @@ class TableSpec:
     Arrow, a ``datasets`` data set, a dict of arrays or tensors. ``inputs`` maps roles to columns of
     this table (several text columns are read as one, joined); None takes every column that has no
     other use.
-    ``types`` overrides the inferred type of a column or role.
+    ``types`` overrides the inferred type of a column or role, ``buckets`` says into how many those
+    of type ``hashed`` fall.
     """
 
     source: Any
     inputs: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None
     types: Mapping[str, str] = field(default_factory=dict)
     ignore: Sequence[str] = ()
+    buckets: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from plait.data.columns import (
 )
 from plait.data.declare import TableSpec
 from plait.data.errors import DataError
+from plait.data.hashing import Hashed
 from plait.data.inputs import (
     MOST_CATEGORIES,
     Categorical,
@@ -54,6 +55,7 @@ class _Role:
     declared: str | None
     profile: Profile
     columns: tuple[str, ...]
+    buckets: int | None = None
     tables: list[int] = field(default_factory=list)
     type: str = ""
     reason: str = ""
@@ -121,9 +123,10 @@ def _declare(
     if len(columns) > 1:
         declared = declared or "text"
     family = families.pop()
+    buckets = next((spec.buckets[n] for n in (role, *columns) if n in spec.buckets), None)
     if role not in found:
         profile = Profile(family, count=counted(family, columns[0], declared))
-        found[role] = _Role(declared, profile, columns)
+        found[role] = _Role(declared, profile, columns, buckets)
         return
     other = found[role]
     if other.profile.family != family:
@@ -133,7 +136,10 @@ def _declare(
         )
     if declared and other.declared and declared != other.declared:
         raise DataError(f"role {role!r} is declared {other.declared} and {declared}")
-    if declared in ("categorical", "list", "sequence") and other.profile.values is None:
+    if buckets and other.buckets and buckets != other.buckets:
+        raise DataError(f"role {role!r} has {other.buckets} buckets and {buckets}")
+    other.buckets = other.buckets or buckets
+    if declared in ("categorical", "hashed", "list", "sequence") and other.profile.values is None:
         other.profile = Profile(family, count=True)
     other.declared = other.declared or declared
 
@@ -182,6 +188,10 @@ def _encodings(
         encodings.append(Numeric.fit(numeric, partial))
     if categorical := by_type.get("categorical"):
         encodings.append(Categorical.fit(categorical))
+    encodings += [
+        Hashed.fit(role, profile, found[role].buckets)
+        for role, profile in by_type.get("hashed", {}).items()
+    ]
     loaded: dict[str, Bag | Tokens] = {}
     for role, profile in by_type.get("text", {}).items():
         coding = loaded.get("transformer") or text_encoding(text, profile, base)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from plait.batch import Input
 from plait.data.errors import DataError
+from plait.data.hashing import Hashed
 from plait.data.images import stack_images
 from plait.data.profile import Profile, as_numbers, as_text
 from plait.data.sequences import Ordered
@@ -344,6 +345,7 @@ class Vector:
 ENCODINGS: Mapping[str, Any] = {
     "numeric": Numeric,
     "categorical": Categorical,
+    "hashed": Hashed,
     "text": Text,
     "image": Image,
     "vector": Vector,

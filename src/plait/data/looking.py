@@ -12,6 +12,7 @@ import polars as pl
 from plait.data.columns import Column
 from plait.data.facts import column_facts, label_facts, pair_facts
 from plait.data.fitting import Fitted
+from plait.data.hashing import Hashed
 from plait.data.inputs import Categorical, Encoding, Numeric, Text, View
 from plait.data.labelling import Labelled
 from plait.data.leaks import Sample, chosen, leak_warnings
@@ -94,14 +95,14 @@ def _encode(
         if encode:
             writer.add(each.encode(view))
             encoded.append(writer.hashes.pop())
-        elif isinstance(each, (Numeric, Categorical, Text)):
+        elif isinstance(each, (Numeric, Categorical, Hashed, Text)):
             writer.count += len(view)
             if isinstance(each, Numeric):
                 _check_numbers(each, view)
         else:
             writer.add(each.encode(view), keep=False)
             encoded.append(writer.hashes.pop())
-        if not isinstance(each, (Numeric, Categorical, Text)):
+        if not isinstance(each, (Numeric, Categorical, Hashed, Text)):
             arrays.append(encoded[-1])
     if encode:
         found.encoded.append(combine(encoded))
@@ -134,11 +135,11 @@ def _plain(used: Sequence[Encoding], view: View) -> list[Array]:
     """A number for the numbers and categories of each row, however they are stored."""
     columns = []
     for each in used:
-        for role in each.roles if isinstance(each, (Numeric, Categorical)) else ():
+        for role in each.roles if isinstance(each, (Numeric, Categorical, Hashed)) else ():
             if role not in view.roles:
                 continue
             values = view.chunk.frame[view.roles[role][0]]
-            if isinstance(each, Categorical) or values.dtype == pl.String:
+            if not isinstance(each, Numeric) or values.dtype == pl.String:
                 values = as_text(values)
             elif values.dtype.is_temporal():
                 values = values.to_physical()

@@ -114,7 +114,7 @@ def read_rows(
 def _read(
     name: str, spec: TableSpec, data: DataSpec, tasks: Mapping[str, TaskSpec], base: Path | None
 ) -> Table:
-    worded = ("categorical", "text", "vector", "list", "sequence")
+    worded = ("categorical", "hashed", "text", "vector", "list", "sequence")
     text = [column for column, kind in spec.types.items() if kind in worded]
     words = {
         pattern: [spelled(value) for value in task.missing]

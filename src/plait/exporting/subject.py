@@ -87,9 +87,8 @@ class Subject:
     def part(self) -> dict[str, Tensor]:
         """The rows as a network reads them."""
         found = self.preparation.encode(self.rows, self.table)
-        whole = ("text", "list", "categorical")
-        kinds = {each.input.key: each.input.type for each in self.encodings}
-        return {key: v.long() if kinds[key] in whole else v.float() for key, v in found.items()}
+        whole = {each.input.key: each.input.whole for each in self.encodings}
+        return {key: v.long() if whole[key] else v.float() for key, v in found.items()}
 
     def predictions(self, part: Mapping[str, Tensor]) -> dict[str, Array]:
         """What the model itself gives for every task on every row."""

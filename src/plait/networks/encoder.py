@@ -68,6 +68,7 @@ class Mlp(nn.Module):
 STEMS: Mapping[str, Mapping[str, type[Stem]]] = {
     "numeric": {"plain": Plain},
     "categorical": {"embedding": Embedding},
+    "hashed": {"embedding": Embedding},
     "text": {"bag": Bag, "transformer": Transformer},
     "image": {"cnn": Cnn, "pyramid": Pyramid, "vit": Vit},
     "vector": {"plain": Plain},

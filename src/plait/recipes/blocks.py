@@ -20,8 +20,8 @@ TASK_KEYS = (
     "target", "table", "kind", "columns", "by", "unseen", "classes", "positive", "loss", "metrics",
     "where", "missing", "repeats", "preference", "weight", "group", "after",
 )  # fmt: skip
-TABLE_KEYS = ("path", "inputs", "types", "ignore")
-COLUMN_KEYS = ("inputs", "types", "ignore")
+TABLE_KEYS = ("path", "inputs", "types", "buckets", "ignore")
+COLUMN_KEYS = ("inputs", "types", "buckets", "ignore")
 DATA_KEYS = ("table", "tables", *COLUMN_KEYS, "id", "split")
 ONE = "table"  # the name of a study's only table
 
@@ -116,6 +116,10 @@ def _columns(given: Mapping[str, Place]) -> dict[str, Any]:
         for column, inner in given["types"].mapping("types").items():
             types[column] = choice(inner, TYPES, "type")
         found["types"] = types
+    if "buckets" in given:
+        found["buckets"] = {
+            column: whole(inner, 1) for column, inner in given["buckets"].mapping("buckets").items()
+        }
     if "ignore" in given:
         found["ignore"] = given["ignore"].texts()
     return found

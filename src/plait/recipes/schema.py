@@ -138,7 +138,8 @@ def _data() -> Schema:
     roles = _either(
         {"type": "object", "additionalProperties": TEXTS}, {"type": "array", "items": TEXT}
     )
-    columns = {"inputs": roles, "types": types, "ignore": TEXTS}
+    buckets = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}
+    columns = {"inputs": roles, "types": types, "buckets": buckets, "ignore": TEXTS}
     shared = {"id": TEXT, "split": _split()}
     table = _either({"type": "string"}, _record({"path": TEXT, **columns}, ["path"]))
     tables: Schema = {

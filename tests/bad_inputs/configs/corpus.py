@@ -88,6 +88,7 @@ DATA = _cases(
     ("a key of data in a table", "data:\n  tables:\n    a: {path: x.csv, split: random}\ntasks: [a]", "3: data.tables.a.split: table 'a' has no key 'split' | path"),
     ("a variable that is not set", "data: ${PLAIT_NOT_SET}/x.csv\ntasks: [a]", "1: data.table: | PLAIT_NOT_SET is not set; set it, or write ${NAME:-folder}"),
     ("an unknown type", "data:\n  table: x\n  types: {c: numerik}\ntasks: [a]", "3: data.types.c: no type 'numerik'; did you mean 'numeric'? (accepted: "),
+    ("no buckets", "data: {table: x, types: {u: hashed}, buckets: {u: 0}}\ntasks: [a]", "1: data.buckets.u: must be a whole number, at least 1; got 0"),
     ("types as a list", "data: {table: x, types: [a]}\ntasks: [a]", "1: data.types: types is written {name: …}; got ['a']"),
     ("a split in words", "data: {table: x, split: random}\ntasks: [a]", "1: data.split: a split is written {random, stratified, grouped, …}; got 'random'"),
     ("per cents", "data: {table: x, split: {random: [80, 10, 10]}}\ntasks: [a]", "1: data.split.random: must be three fractions | add up to 1 | [0.8, 0.1, 0.1]"),

@@ -41,7 +41,7 @@ class View:
     @property
     def sparse(self) -> bool:
         """Whether the table is a sparse matrix."""
-        wide = any(sum(each.sizes) > 256 for each in self.inputs if each.type == "categorical")
+        wide = any(sum(each.sizes) > 256 for each in self.inputs if each.coded)
         return bool(self.tokens) or (wide and not self.codes)
 
     @property
@@ -80,7 +80,7 @@ class View:
     def _width(self, each: Input) -> int:
         if each.worded:
             return len(self.tokens[each.key])
-        if each.type == "categorical":
+        if each.coded:
             return len(each.sizes) if self.codes else sum(each.sizes)
         return int(np.prod(each.shape))
 
@@ -97,7 +97,7 @@ class View:
         found = values.numpy()
         if each.worded:
             return self._counts(found, self.tokens[each.key], each.sizes[0])
-        if each.type == "categorical" and not self.codes:
+        if each.coded and not self.codes:
             return self._one_hot(found, each.sizes)
         return found.reshape(rows, -1).astype(np.float32, copy=False)
 

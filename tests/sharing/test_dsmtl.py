@@ -4,7 +4,7 @@ import pytest
 import torch
 from written_out import assert_features, batch_for, network, size, some_tasks
 
-from plait.batch import Batch, Input, Labels
+from plait.batch import Batch, Labels
 from plait.networks import build_network, build_side_by_side
 from plait.sharing import Dsmtl, Hard
 from plait.sharing.base import gumbel
@@ -128,17 +128,9 @@ def test_an_unknown_gate_is_refused():
 
 
 def test_an_encoder_that_cannot_be_stacked_is_refused():
-    text = Input(key="text.review", type="text", shape=(-1,), sizes=(41,))
-    tiny = {
-        "model_type": "bert", "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32,
-    }  # fmt: skip
-    encoder = {"text": {"transformer": {"config": tiny, "frozen": False}}}
+    encoder = {"numeric": {"module": "torch.nn:Identity"}}
     with pytest.raises(ValueError, match="cannot run side by side"):
-        build_network(
-            inputs={"text.review": text}, tasks=some_tasks(2), encoder=encoder,
-            sharing=Dsmtl(), seed=0,
-        )  # fmt: skip
+        network(Dsmtl(), some_tasks(2), encoder=encoder)
 
 
 def unrelated(rows, seed):

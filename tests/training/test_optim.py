@@ -81,6 +81,61 @@ def test_an_absent_slice_keeps_value_momentum_and_step_count():
     assert optimizer.state[stacked]["step"].tolist() == [3, 2, 3]
 
 
+def test_rows_of_a_sparse_table_equal_separate_leaves():
+    torch.manual_seed(0)
+    table = nn.Embedding(9, 4, sparse=True, dtype=torch.float64)
+    head = nn.Linear(4, 1, dtype=torch.float64)
+    leaves = [nn.Parameter(row.detach().clone()) for row in table.weight]
+    twin = deepcopy(head)
+    rowwise = RowwiseAdamW([*table.parameters(), *head.parameters()], **SETTINGS)
+    plain = [torch.optim.AdamW([leaf], **SETTINGS) for leaf in leaves]
+    plain.append(torch.optim.AdamW(twin.parameters(), **SETTINGS))
+    for step in range(40):
+        # A row several times, rows that come late, and one (8) that never comes.
+        ids = torch.randint(0, 4 if step < 20 else 8, (6,))
+        before = table.weight.detach().clone()
+        for optimizer in (rowwise, *plain):
+            optimizer.zero_grad()
+        head(table(ids)).square().sum().backward()
+        assert table.weight.grad.is_sparse
+        rowwise.step()
+        twin(torch.stack([leaves[i] for i in ids.tolist()])).square().sum().backward()
+        for optimizer in plain:
+            optimizer.step()  # leaves without a gradient stay
+        still = [row for row in range(9) if row not in ids]
+        assert torch.equal(table.weight[still], before[still])
+    torch.testing.assert_close(table.weight, torch.stack(leaves), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(head.weight, twin.weight, rtol=1e-12, atol=1e-12)
+
+
+def test_sparse_tables_resume_from_a_state_dict():
+    def steps(table, optimizer, some):
+        for ids in some:
+            optimizer.zero_grad()
+            table(ids).square().sum().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    every = [torch.randint(0, 7, (3,)) for _ in range(20)]
+    table = nn.Embedding(7, 3, sparse=True)
+    again = deepcopy(table)
+    through, first, second = (
+        RowwiseAdamW(t.parameters(), **SETTINGS) for t in (table, again, again)
+    )
+    steps(table, through, every)
+    steps(again, first, every[:9])
+    second.load_state_dict(deepcopy(first.state_dict()))
+    steps(again, second, every[9:])
+    assert torch.equal(table.weight, again.weight)
+
+
+def test_sparse_gradients_are_of_whole_rows():
+    parameter = nn.Parameter(torch.zeros(3, 3))
+    parameter.grad = torch.eye(3).to_sparse()
+    with pytest.raises(ValueError, match="2 sparse dimensions; RowwiseAdamW takes those of whole"):
+        RowwiseAdamW([parameter]).step()
+
+
 def test_whole_parameters_equal_adamw():
     torch.manual_seed(0)
     start = [torch.randn(6, 3), torch.randn(6)]

@@ -25,6 +25,11 @@ class RowwiseAdamW(torch.optim.Optimizer):
     own: equal to AdamW on separate tensors that have no gradient while their task is absent. While
     no task has been absent a stacked parameter is one tensor to the kernel. Loshchilov and Hutter
     (2019), Decoupled weight decay regularization.
+
+    A parameter with a sparse gradient (``nn.Embedding(..., sparse=True)``) steps by row in the same
+    way: a row that the gradient does not hold stays as it is, without decay or momentum, and each
+    row corrects its moments by its own count of steps. The time of a step does not grow with the
+    table.
     """
 
     def __init__(
@@ -68,14 +73,19 @@ class RowwiseAdamW(torch.optim.Optimizer):
                     state["step"] = torch.zeros((), device=parameter.device)
                     state["exp_avg"] = torch.zeros_like(parameter)
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
+                gradient = parameter.grad
                 rows = there.of(parameter)
+                if gradient.is_sparse:
+                    rows, gradient = _touched(gradient)
+                elif rows is not None:
+                    gradient = gradient.index_select(0, rows)
                 if rows is None and not state["step"].ndim:
                     whole.append(parameter)
                 elif rows is None or len(rows):
                     if not state["step"].ndim:
                         wide = torch.float32 if parameter.device.type == "mps" else torch.float64
                         state["step"] = state["step"].to(wide).repeat(len(parameter))
-                    _step_rows(parameter, state, rows, group)
+                    _step_rows(parameter, gradient, state, rows, group)
             self._step_whole(whole, group)
         return loss
 
@@ -130,14 +140,31 @@ def present_rows(parameter: nn.Parameter, present: Collection[str]) -> Tensor | 
     return torch.tensor(rows, dtype=torch.long, device=parameter.device)
 
 
+def _touched(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows [n] that a sparse gradient holds, each once, and their gradients [n, ...]."""
+    if gradient.sparse_dim() != 1:
+        raise ValueError(
+            f"a sparse gradient of {gradient.sparse_dim()} sparse dimensions; RowwiseAdamW takes "
+            "those of whole rows, as of nn.Embedding(..., sparse=True)"
+        )
+    once = gradient.coalesce()
+    return once.indices()[0], once.values()
+
+
 def _step_rows(
-    parameter: nn.Parameter, state: dict[str, Tensor], rows: Tensor | None, group: Group
+    parameter: nn.Parameter,
+    gradient: Tensor,
+    state: dict[str, Tensor],
+    rows: Tensor | None,
+    group: Group,
 ) -> None:
-    """AdamW on some slices of one parameter (None: all), each with its own count of steps."""
-    assert parameter.grad is not None
+    """AdamW on some slices of one parameter (None: all), each with its own count of steps.
+
+    ``gradient`` is that of these slices.
+    """
     beta1, beta2 = group["betas"]
-    whole = parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["step"]
-    value, gradient, mean, square, steps = (
+    whole = parameter, state["exp_avg"], state["exp_avg_sq"], state["step"]
+    value, mean, square, steps = (
         whole if rows is None else (tensor.index_select(0, rows) for tensor in whole)
     )
     steps += 1
@@ -149,9 +176,8 @@ def _step_rows(
     square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     value.sub_(rate * mean / (square.sqrt() / scale).add_(group["eps"]))
     if rows is not None:
-        for tensor, part in zip(whole, (value, None, mean, square, steps), strict=True):
-            if part is not None:
-                tensor.index_copy_(0, rows, part)
+        for tensor, part in zip(whole, (value, mean, square, steps), strict=True):
+            tensor.index_copy_(0, rows, part)
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:

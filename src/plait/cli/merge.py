@@ -60,6 +60,8 @@ def merge(
     job = _job(models or [], method, base, tokenizer, allow_nonfinite=allow_nonfinite)
     if out is None and not dry_run:
         raise console.InputError("say where to write: -o FOLDER")
+    for note in job.notes:
+        console.warn(note)
     if dry_run:
         _tell(job.pool(), job, as_json=as_json)
         return

@@ -20,7 +20,7 @@ threshold of TIES) it finds here over the tensors that are merged by equal setti
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -28,9 +28,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from plait.merging.base import Have, Merged, Merger, inner_pipeline
-from plait.merging.pipeline import Free, Pipeline
+from plait.merging.pipeline import Pipeline, place_groups
 from plait.merging.pool import Pool
-from plait.merging.results import write
 from plait.method import Card, Law, Method, MethodError, Need, resolve, spell, unspell
 from plait.weights.sinks import Sink
 from plait.weights.sites import Site
@@ -84,21 +83,18 @@ class ByTensor(Merger):
             groups.setdefault(method, []).append(site)
         if unused:
             raise ValueError(f"no tensor has a name that fits {', '.join(map(repr, unused))}")
-        placing: dict[str, Callable[[Site], None]] = {}
-        for text, sites in groups.items():
-            part = pool.only(tuple(sites))
-            line = inner_pipeline(json.loads(text), part, self.card.name)
-            place = line.placing(part, _factor(line), sink, workers)
-            placing |= dict.fromkeys((site.name for site in sites), place)
-        write(pool, sink, lambda site: placing[site.name](site), workers=workers)
+        lines = [(_line(json.loads(text), pool.only(tuple(sites))), sites)
+                 for text, sites in groups.items()]  # fmt: skip
+        place_groups(pool, lines, sink, workers)
         counts = {text: len(sites) for text, sites in groups.items()}
         return Merged(tensors=sink.tensors, evidence={"tensors": counts})
 
 
-def _factor(line: Pipeline) -> float:
+def _line(method: Any, pool: Pool) -> Pipeline:
+    line = inner_pipeline(method, pool, ByTensor.card.name)
     if line.overlay is not None:
         raise MethodError("by_tensor merges into one model; its methods must keep nothing by task")
-    return line.scale.fallback if isinstance(line.scale, Free) else 1.0
+    return line
 
 
 def _plain(method: Any) -> Any:

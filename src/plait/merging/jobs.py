@@ -33,7 +33,7 @@ class Job:
     """What is to be merged, and how.
 
     ``tokenizer="base"`` takes the base's (without a base the first model's) although others have
-    another; by default such models are refused.
+    another; by default such models are refused. ``notes`` are what is to be known of the result.
     """
 
     models: Mapping[str, Path]
@@ -41,6 +41,7 @@ class Job:
     base: Path | None = None
     tokenizer: Literal["refuse", "base"] = "refuse"
     allow_nonfinite: bool = False
+    notes: tuple[str, ...] = ()
 
     def pool(self) -> Pool:
         """The models, opened and compared; no tensor is read.
@@ -122,6 +123,7 @@ class Job:
             "summary": self.method.card.summary,
             "needs": sorted(need.words for need in self.method.card.needs),
             "parents": {name or "base": _parent(path) for name, path in self._paths().items()},
+            "notes": list(self.notes),
             "evidence": dict(merged.evidence),
             "kinship": kinship(pool).told(),
             "tensors": [_noted(site, sink, pool) for site in pool.sites],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,6 +171,21 @@ class Pipeline:
             return sink.tensors
 
         return at
+
+
+def place_groups(
+    pool: Pool, groups: Iterable[tuple[Pipeline, Sequence[Site]]], sink: Sink, workers: int
+) -> None:
+    """Merge groups of a pool's tensors, each by its own pipeline, all into one sink.
+
+    Coefficients left free take their default.
+    """
+    placing: dict[str, Callable[[Site], None]] = {}
+    for line, sites in groups:
+        factor = line.scale.fallback if isinstance(line.scale, Free) else 1.0
+        place = line.placing(pool.only(tuple(sites)), factor, sink, workers)
+        placing |= dict.fromkeys((site.name for site in sites), place)
+    write(pool, sink, lambda site: placing[site.name](site), workers=workers)
 
 
 def _rounded(pool: Pool, block: Block) -> Array:

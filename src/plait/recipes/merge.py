@@ -18,6 +18,7 @@ from plait.merging.jobs import Job
 from plait.method import resolve
 from plait.recipes import spelling
 from plait.recipes.document import Document, Place, parse, read_document
+from plait.recipes.mergekit import MARK, job_of_mergekit
 
 KEYS = ("base", "models", "method", "tokenizer", "allow_nonfinite")
 
@@ -31,7 +32,12 @@ def read_merge(path: Path) -> Job:
 
 
 def job_of(document: Document, folder: Path) -> Job:
-    """The job that a document says; paths are relative to a folder."""
+    """The job that a document says, in plait's words or mergekit's.
+
+    Paths are relative to a folder, those of mergekit's recipes to the one at hand.
+    """
+    if isinstance(document.value, dict) and MARK in document.value:
+        return job_of_mergekit(document)
     given = document.root.mapping("a merge recipe", KEYS)
     for key in ("models", "method"):
         if key not in given:

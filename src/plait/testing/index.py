@@ -47,6 +47,7 @@ PLAIN = frozenset(
         "merging.arcee_fusion",
         "merging.by_tensor",
         "merging.karcher",
+        "merging.mergekit",
         "merging.multislerp",
         "merging.nearswap",
         "merging.nuslerp",

@@ -1,0 +1,169 @@
+"""mergekit's linear merges, by tensor and model as its YAML says them: linear, task vectors, signs.
+
+    linear           θ = Σ_m w_m θ_m / n                         n = Σ_m w_m, or 1
+    task_arithmetic  θ = θ₀ + λ Σ_m w_m δ_m / n                  dare_linear: of thinned out δ_m
+    ties             θ = θ₀ + λ Σ_m a_m w_m δ_m / n              n = Σ_m a_m w_m, or 1
+
+with δ_m = θ_m − θ₀ [*s], a_m = 1[sgn(w_m δ_m) = s] [*s] and s the sign of Σ_m w_m δ_m, plus where
+that is zero. ``normalize`` chooses the first n; a divisor of zero is 1. ties keeps the
+⌊size·density_m⌋ largest magnitudes of each tensor; dare_linear and dare_ties keep entries at random
+at the rate density_m and scale what is left so that Σ|δ_m| stays (``rescale``). A setting is a
+number, a list that runs from the first block of the model to the last, or a list of ``{filter,
+value}`` of which the first counts whose filter is part of the tensor's name.
+
+>>> import numpy as np
+>>> from plait.merging.pool import Pool
+>>> pool = Pool({"a": {"w": np.array([4.0, 1.0])}, "b": {"w": np.array([2.0, -3.0])}},
+...             base={"w": np.zeros(2)})
+>>> Mergekit(method="ties", weight={"a": 1.0, "b": 3.0}).merge(pool).tensors["w"]
+array([ 2.5, -3. ])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from plait.merging.base import Have, Merged, Merger, Pipeline
+from plait.merging.pipeline import place_groups
+from plait.merging.pool import Pool
+from plait.merging.stage import Combine, Edit
+from plait.merging.stages.shares import Largest, Thin, Times
+from plait.merging.stages.signs import Agreeing
+from plait.merging.stages.sums import Sum
+from plait.method import Card, Law, Need
+from plait.weights.sinks import Sink
+from plait.weights.sites import Site
+
+NOTHING = 1e-8  # a sum of weights below this divides nothing
+DEFAULTS: Mapping[str, tuple[bool, bool]] = {  # normalize, rescale
+    "linear": (True, False), "task_arithmetic": (False, False), "ties": (True, False),
+    "dare_linear": (False, True), "dare_ties": (False, True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mergekit(Merger):
+    """mergekit's methods with its settings; ``weight`` and ``density`` may be given by model.
+
+    ``normalize`` and ``rescale`` are as mergekit has them for the method unless given.
+    """
+
+    card: ClassVar[Card] = Card(
+        family="merging",
+        name="mergekit",
+        summary="Weighted sums of weights or task vectors with mergekit's settings by tensor.",
+        needs=frozenset({Need.BASE}),
+        deviations=(
+            "sums are formed in float32 and rounded once, where mergekit works in the stored type",
+            "of magnitudes equal to the smallest one kept all are kept; mergekit takes any of them",
+            "one entry of a tensor at least is kept, where mergekit stops with an error",
+            "masks are plait's own draws, at densities rounded to 1/65,536",
+        ),
+        laws=frozenset({Law.PERMUTATION}),
+    )
+    method: Literal["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"] = "linear"
+    weight: Any = 1.0
+    density: Any = 1.0
+    scale: Any = 1.0
+    normalize: bool | None = None
+    rescale: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in DEFAULTS:
+            raise ValueError(f"method is one of {', '.join(DEFAULTS)}, not {self.method!r}")
+
+    @classmethod
+    def neutral(cls) -> Mapping[str, Any]:
+        """The sum of all task vectors."""
+        return {"method": "task_arithmetic"}
+
+    @classmethod
+    def examples(cls) -> tuple[Mapping[str, Any], ...]:
+        """Every method of it, with settings by name and depth."""
+        by_name = [{"filter": "weight", "value": [0.5, 1.0]}, {"value": 1.0}]
+        return (
+            {},
+            {"method": "task_arithmetic", "scale": 0.5},
+            {"method": "ties", "density": by_name},
+            {"method": "dare_ties", "density": 0.5},
+            {"method": "dare_linear", "density": 0.5, "weight": by_name, "rescale": False},
+        )
+
+    def run(self, pool: Pool, have: Have, sink: Sink, workers: int) -> Merged:  # noqa: ARG002
+        """Merge the tensors of equal settings together."""
+        groups: dict[tuple[tuple[float, ...], tuple[float, ...], float], list[Site]] = {}
+        for site in pool.sites:
+            weights = tuple(self._of(pool, site, "weight", name) for name in pool.names)
+            keeps = tuple(self._of(pool, site, "density", name) for name in pool.names)
+            scale = self._of(pool, site, "scale", "")
+            groups.setdefault((weights, keeps, scale), []).append(site)
+        lines = [(self._line(pool, *values), sites) for values, sites in groups.items()]
+        place_groups(pool, lines, sink, workers)
+        return Merged(tensors=sink.tensors)
+
+    def _line(
+        self, pool: Pool, weights: tuple[float, ...], keeps: tuple[float, ...], scale: float
+    ) -> Pipeline:
+        """The stages for tensors of these settings."""
+        normalize, rescale = DEFAULTS[self.method]
+        normalize = normalize if self.normalize is None else self.normalize
+        rescale = rescale if self.rescale is None else self.rescale
+        edits: tuple[Edit, ...] = ()
+        if self.method == "ties" and min(keeps) < 1:
+            edits = (Largest(keeps=keeps),)
+        elif self.method.startswith("dare") and min(keeps) < 1:
+            edits = (Thin(keeps=keeps, rescale=rescale, seed=self.seed),)
+        combine: Combine
+        if self.method.endswith("ties"):
+            combine = Agreeing(over="weights" if normalize else "nothing", zero="plus")
+        else:
+            total = sum(weights)
+            combine = Sum(over=total if normalize and abs(total) >= NOTHING else 1.0)
+        return Pipeline(
+            edits=edits,
+            combine=combine,
+            scale=dict(zip(pool.names, weights, strict=True)),
+            finish=() if scale == 1 or self.method == "linear" else (Times(factor=scale),),
+            against_base=self.method != "linear",
+        )
+
+    def _of(self, pool: Pool, site: Site, setting: str, model: str) -> float:
+        """A setting's value for a model's tensor."""
+        given = getattr(self, setting)
+        if isinstance(given, Mapping):
+            strange = sorted(set(given) - set(pool.names))
+            if strange or model not in given:
+                what = f"no model {strange[0]!r}" if strange else f"nothing for {model!r}"
+                raise ValueError(f"{setting} by model: {what}; the models: {', '.join(pool.names)}")
+            given = given[model]
+        last = max(pool.layers - 1, 1)
+        place = 0.0 if site.depth is None else 1.0 if pool.layers == 1 else site.depth / last
+        value = evaluate(given, site.name, place)
+        if value is None:
+            whose = f" of {model!r}" if model else ""
+            raise ValueError(f"no filter of {setting} fits {site.name!r}{whose}; end with a value")
+        return value
+
+
+def evaluate(setting: Any, name: str, place: float) -> float | None:
+    """The value of a setting for a tensor at a depth from 0 to 1; None where no filter fits."""
+    match setting:
+        case bool() | int() | float():
+            return float(setting)
+        case [{"value": _}, *_]:
+            for rule in setting:
+                part = rule.get("filter")
+                if part is None or part == "*" or part in name:
+                    return evaluate(rule["value"], name, place)
+            return None
+        case [*knots] if knots and all(type(knot) in (int, float) for knot in knots):
+            low = min(int(place * (len(knots) - 1)), len(knots) - 1)
+            high = min(low + 1, len(knots) - 1)
+            share = place * (len(knots) - 1) - low
+            return float((1 - share) * knots[low] + share * knots[high])
+    raise ValueError(
+        f"{setting!r} is no setting: a number, a list of numbers, or a list of filters and values"
+    )

@@ -60,8 +60,6 @@ def merge(
     job = _job(models or [], method, base, tokenizer, allow_nonfinite=allow_nonfinite)
     if out is None and not dry_run:
         raise console.InputError("say where to write: -o FOLDER")
-    for note in job.notes:
-        console.warn(note)
     if dry_run:
         _tell(job.pool(), job, as_json=as_json)
         return
@@ -94,7 +92,10 @@ def _job(
     if len(models) == 1 and models[0].suffix.lower() in {".yaml", ".yml"}:
         if method is not None or base is not None:
             raise console.InputError("a recipe says method and base itself; leave out the options")
-        return read_merge(models[0])
+        job = read_merge(models[0])
+        for note in job.notes:
+            console.warn(note)
+        return job
     if method is None:
         raise console.InputError("say how to merge: --method NAME (see plait methods)")
     return Job(

@@ -104,13 +104,18 @@ def test_a_good_method_of_somebody_else_passes(monkeypatch):
 
 
 def broken_merge(spoil: Any) -> Any:
-    def merge(self: Merger, pool: Any, have: Any = None) -> Merged:
+    def merge(self: Merger, pool: Any, have: Any = None, **how: Any) -> Merged:
         found = Average.merge(Average(weights=self.weights), pool, have)
         tensors = {name: value.copy() for name, value in found.tensors.items()}
         spoil(tensors, pool)
         return Merged(tensors=tensors)
 
     return merge
+
+
+def first_counts_twice(self: Merger, pool: Any) -> Any:
+    weights = {name: 2.0 if name == pool.names[0] else 1.0 for name in pool.names}
+    return Average.pipeline(Average(weights=weights), pool)
 
 
 def prefers_the_first(tensors: dict, pool: Any) -> None:
@@ -197,7 +202,7 @@ def test_exceptions_are_expected_strictly(monkeypatch):
     reason = "the first model is preferred on purpose"
     law = "order_of_models_is_free"
     excused = replace(Average.card, name="excused", exceptions={law: reason})
-    spoilt = toy(monkeypatch, "excused", merge=broken_merge(prefers_the_first), card=excused)
+    spoilt = toy(monkeypatch, "excused", pipeline=first_counts_twice, card=excused)
     found = check_method(spoilt)
     assert found[law] == f"excused: {reason}"
     with pytest.raises(BrokenLawError, match=f"keeps '{law}', which its card excuses"):

@@ -31,6 +31,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 RECIPES = sorted([*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("benchmarks/**/*.yaml")])
 SOURCES = sorted((ROOT / "src" / "plait").rglob("*.py"))
+MEASURES = re.compile(r"python benchmarks/|plait compare (recipes|benchmarks)/")
 RUN_PAGES = {"quickstart.md"}  # pages whose shell lines are executed too
 
 FENCE = re.compile(
@@ -166,6 +167,8 @@ def test_make_targets_in_pages_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     for page in PAGES:
         for block in blocks(page.read_text("utf-8")):
+            if block.kind not in ("bash", "sh"):
+                continue
             for target in re.findall(r"^make ([a-z-]+)", block.text, re.MULTILINE):
                 assert target in targets, f"{page.name}: make {target}"
 
@@ -214,13 +217,15 @@ def test_python_in_docstrings_is_a_doctest():
 
 def test_blocks_left_out_are_rare_and_say_why():
     left = [
-        (page.name, block.word)
+        (page.name, block.word, block.text)
         for page in PAGES
         for block in blocks(page.read_text("utf-8"))
         if block.mark == "not run"
     ]
-    assert all(len(word.split()) >= 2 for _, word in left), left
-    assert len(left) <= 6, left
+    assert all(len(word.split()) >= 2 for _, word, _ in left), left
+    # Beside the commands that repeat measurements, which take too long by their nature.
+    others = [(page, word) for page, word, text in left if not MEASURES.search(text)]
+    assert len(others) <= 2, others
 
 
 @pytest.mark.parametrize("page", named(PAGES))

@@ -79,7 +79,7 @@ def min_norm_point(gram: Floats, *, tolerance: float = 1e-12) -> Floats:
 
     ``tolerance`` is relative to the longest of the vectors.
 
-    >>> min_norm_point(np.array([[1.0, 0.0], [0.0, 4.0]])).tolist()
+    >>> min_norm_point(np.array([[1.0, 0.0], [0.0, 4.0]])).round(3).tolist()
     [0.8, 0.2]
     """
     if len(gram) == 2:

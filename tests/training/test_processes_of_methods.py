@@ -23,6 +23,7 @@ from plait.testing.toys import toy_tasks
 OWN = ({"binary.0", "real.1", "counts.4"}, {"real.1", "binary.2", "classes.3"})  # by process
 # In fewer steps than their defaults wait for; and the contrast of rows is inside a process.
 GIVEN: dict[str, dict[str, Any]] = {
+    "covariance_alignment": {"weights": {t.name: 1 + i for i, t in enumerate(toy_tasks())}},
     "loss_reweighting": {"warm_up": 1},
     "rep_mtl": {"alignment": 0.0},
     "rmtl": {"warm_up": 1, "critic_steps": 1, "rate": 0.1},

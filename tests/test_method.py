@@ -190,3 +190,10 @@ def _stored() -> str:
     from importlib.resources import files
 
     return files("plait").joinpath("methods.json").read_text("utf-8")
+
+
+def test_a_method_named_like_a_setting_is_no_misspelling():
+    found = resolve("strategy", {"merge": {"star": {}}})
+    assert spell(found) == {"merge": {"star": {}}}
+    with pytest.raises(MethodError, match="did you mean 'start'"):
+        resolve("strategy", {"merge": {"strt": "warm_up"}})

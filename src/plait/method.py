@@ -221,17 +221,17 @@ def describe(cls: type[Method]) -> dict[str, Any]:
     """The row of a class in the index: its card, where it lives and the settings it accepts."""
     settings: dict[str, dict[str, Any]] = {}
     for name, parameter in cls.accepted().items():
-        annotation = parameter.annotation
-        settings[name] = {"type": annotation if isinstance(annotation, str) else repr(annotation)}
+        kind = parameter.annotation
+        settings[name] = {"type": kind if isinstance(kind, str) else repr(kind)}
         if name in cls.parts:
             settings[name]["part"] = cls.parts[name]
             settings[name] |= {"inline": True} if name == cls.inline else {}
         if parameter.default is not parameter.empty:
             default = parameter.default
-            by_name = isinstance(default, Method)
-            settings[name]["default"] = default.card.name if by_name else _plain(default)
-    where = {"module": cls.__module__, "class": cls.__qualname__}
-    return {**cls.card.to_json(), **where, "settings": settings}
+            named = isinstance(default, Method)
+            settings[name]["default"] = default.card.name if named else _plain(default)
+    row = {"module": cls.__module__, "class": cls.__qualname__, "settings": settings}
+    return cls.card.to_json() | row
 
 
 def methods(family: str | None = None, have: Iterable[str] | None = None) -> list[Entry]:
@@ -290,12 +290,13 @@ def resolve(family: str, spelled: Any) -> Any:
     name, settings = unspell(family, spelled)
     cls = find(family, name)
     accepted = cls.accepted()
-    inlined = inlined_key(cls, settings)
+    shorter = cls.inline is not None and cls.inline not in settings
+    short = inlined(settings, accepted, cls.parts[str(cls.inline)]) if shorter else None
     built = {}
     for key, value in settings.items():
         path: tuple[str, ...] = (name, key)
         setting = key
-        if key == inlined:
+        if key == short:
             setting, value, path = str(cls.inline), {key: value}, (name,)
         elif key not in accepted:
             hint = did_you_mean(key, accepted)
@@ -311,14 +312,12 @@ def resolve(family: str, spelled: Any) -> Any:
         raise MethodError(f"{family} {name!r}: {error}", (name,)) from error
 
 
-def inlined_key(cls: type[Method], settings: Mapping[str, Any]) -> str | None:
-    """The one key of the settings, if any, that is the name of the class's ``inline`` method."""
-    if cls.inline is None or cls.inline in settings:
-        return None
-    others = [key for key in settings if key not in cls.accepted()]
-    if len(others) != 1 or difflib.get_close_matches(others[0], cls.accepted(), n=1, cutoff=0.7):
-        return None
-    return others[0]
+def inlined(given: Iterable[str], accepted: Collection[str], family: str) -> str | None:
+    """The one key given beside those accepted, unless it is rather one of them misspelt."""
+    others = [key for key in given if key not in accepted]
+    if len(others) == 1 and f"{family}.{others[0]}" not in index():  # "star" is no "start"
+        others = [] if difflib.get_close_matches(others[0], accepted, n=1, cutoff=0.7) else others
+    return others[0] if len(others) == 1 else None
 
 
 def unspell(family: str, spelled: Any) -> tuple[str, dict[str, Any]]:

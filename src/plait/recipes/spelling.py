@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from plait.method import Entry, MethodError, describe, find, index, resolve
+from plait.method import Entry, MethodError, describe, find, index, inlined, resolve
 from plait.recipes.annotations import Setting, Type
 from plait.recipes.document import Place, nearest, quote
 
@@ -85,7 +84,8 @@ def configured(entry: Entry, name: str, place: Place) -> Spelled | None:
         place.wrong(f"the settings of {what} are a mapping; got {quote(place.value)}")
         return None
     given = dict(place.value or {})
-    key = _inlined(given, accepted) if inline is not None else None
+    spelled_out = inline is None or any(accepted[name].inline for name in given if name in accepted)
+    key = None if spelled_out or inline is None else inlined(given, accepted, str(inline.part))
     given.pop(key, None)
     if inline is not None and len(several := _several(given, accepted, str(inline.part))) > 1:
         place.wrong(f"{what} takes one {inline.part} method; got {' and '.join(several)}")
@@ -101,16 +101,6 @@ def configured(entry: Entry, name: str, place: Place) -> Spelled | None:
     if len(place.document.mistakes) > before:
         return None
     return {name: built} if built else name
-
-
-def _inlined(given: Mapping[str, Any], accepted: Mapping[str, Setting]) -> str | None:
-    """The key that names the inline method, by the rule of :func:`plait.method.inlined_key`."""
-    if any(setting.inline and name in given for name, setting in accepted.items()):
-        return None
-    others = [key for key in given if key not in accepted]
-    if len(others) != 1 or difflib.get_close_matches(others[0], accepted, n=1, cutoff=0.7):
-        return None
-    return others[0]
 
 
 def _several(given: Mapping[str, Any], accepted: Mapping[str, Setting], family: str) -> list[str]:

@@ -256,7 +256,7 @@ def task(name: str, place: Place, tables: Mapping[str, TableSpec] | None) -> Tas
     kind = _kind(given["kind"]) if "kind" in given else None
     if kind is not None:
         found["kind"] = kind.name
-    _loss_and_metrics(given, kind, found)
+    _loss_and_metrics(given, kind, found, sound=len(place.document.mistakes) == before)
     _combinations(place, given, found, tables)
     if "columns" not in found:
         found.setdefault("target", name)
@@ -314,7 +314,9 @@ def _preference(place: Place) -> float:
     return float(place.value)
 
 
-def _loss_and_metrics(given: Mapping[str, Place], kind: Kind | None, found: dict[str, Any]) -> None:
+def _loss_and_metrics(
+    given: Mapping[str, Place], kind: Kind | None, found: dict[str, Any], *, sound: bool
+) -> None:
     if "loss" in given and (loss := given["loss"].text()) is not None:
         from plait.losses import LOSSES, loss_of
 
@@ -336,7 +338,7 @@ def _loss_and_metrics(given: Mapping[str, Place], kind: Kind | None, found: dict
             elif kind is not None and kind.name not in METRICS[metric].kinds:
                 fits = [m.name for m in METRICS.values() if kind.name in m.kinds]
                 place.wrong(f"metric {metric!r} does not fit kind {kind.name}{nearest('', fits)}")
-            elif METRICS[metric].grouped and not found.get("group"):
+            elif METRICS[metric].grouped and not found.get("group") and sound:
                 place.wrong(f"metric {metric!r} needs group: the column of whose row it is")
             elif i == 0 and METRICS[metric].higher is None:
                 place.wrong(f"metric {metric!r} is best at 1, so that it cannot rank; name another "

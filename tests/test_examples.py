@@ -24,6 +24,7 @@ from typer.main import get_command
 
 from plait import recipes
 from plait.cli.main import app
+from plait.recipes.merge import read_merge
 from plait.testing.toys import toy_frame
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,7 @@ EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 RECIPES = sorted([*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("benchmarks/**/*.yaml")])
 SOURCES = sorted((ROOT / "src" / "plait").rglob("*.py"))
 MEASURES = re.compile(r"python benchmarks/|plait compare (recipes|benchmarks)/")
+MERGES = re.compile(r"^models:", re.MULTILINE)
 RUN_PAGES = {"quickstart.md"}  # pages whose shell lines are executed too
 
 FENCE = re.compile(
@@ -223,9 +225,22 @@ def test_blocks_left_out_are_rare_and_say_why():
         if block.mark == "not run"
     ]
     assert all(len(word.split()) >= 2 for _, word, _ in left), left
-    # Beside the commands that repeat measurements, which take too long by their nature.
-    others = [(page, word) for page, word, text in left if not MEASURES.search(text)]
+    # Beside the commands that repeat measurements, which take too long by their nature, and the
+    # recipes of merges, which are read below.
+    own = (MEASURES, MERGES)
+    others = [(page, word) for page, word, text in left if not any(x.search(text) for x in own)]
     assert len(others) <= 2, others
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b.text for page in PAGES for b in blocks(page.read_text("utf-8")) if MERGES.search(b.text)],
+)
+def test_recipes_of_merges_in_pages_are_read(text, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text, "utf-8")
+    job = read_merge(file)
+    assert {"math", "code"} <= set(job.models)
 
 
 @pytest.mark.parametrize("page", named(PAGES))

@@ -179,7 +179,7 @@ COLUMNS = [
     Case("an image that is not there", {"t.csv": columns(picture=[f"p{i}.png" for i in range(ROWS)])}, study("table: t.csv, types: {picture: image}"), ("t.csv, row ", "'picture': no image")),
     Case("paths of images without a type", {"t.csv": columns(picture=[f"p{i}.png" for i in range(ROWS)])}, study(), ("'picture' holds paths of image files", "types: {picture: image}", "ignored")),
     Case("text as numbers", {"t.csv": columns(note=cycle("one", "two"))}, study("table: t.csv, types: {note: numeric}"), ("t.csv, row ", "'note' is 'one', which is no number", "correct it")),
-    Case("numbers as images", {"t.csv": columns()}, study("table: t.csv, types: {x: image}"), ("t.csv", "'x' cannot be image", "numeric, categorical, ignored")),
+    Case("numbers as images", {"t.csv": columns()}, study("table: t.csv, types: {x: image}"), ("t.csv", "'x' cannot be image", "numeric, categorical, hashed, ignored")),
     Case("an array as target", {"t.npz": npz(z=np.zeros((ROWS, 3)))}, study("table: t.npz", "z: real"), ("t.npz", "task 'z'", "'z' is an array", "one value a row")),
     Case("a list as target", {"t.parquet": parquet(z=[["a"]] * ROWS)}, study("table: t.parquet", "z: classes"), ("t.parquet", "task 'z'", "'z' is an array")),
     Case("a list as id", {"t.parquet": parquet(z=[["a"]] * ROWS)}, study("table: t.parquet, id: z"), ("t.parquet", "the id 'z' is a list", "one value a row")),

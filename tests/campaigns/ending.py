@@ -94,6 +94,8 @@ def _signalled(place: Path, phase: str, at: int, steps: Shared) -> None:
             steps.put([str(self.state.folder), self.state.progress.step])
 
     loop.Loop.update = noted  # type: ignore[method-assign]
+    # As the command line does: before a study listens there is nothing to save.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     _before(phase, strike)
     run(place)
 

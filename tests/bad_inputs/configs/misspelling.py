@@ -92,7 +92,9 @@ def _named_by_user(path: Path, paths: set[Path]) -> bool:
     match path:
         case ("tasks", _) | ("data", "tables", _) | ("data", ("inputs" | "types" | "buckets"), _):
             return True
-        case ("data", "tables", _, ("inputs" | "types" | "buckets"), _) | ("data", "split", "names", _):
+        case ("data", "tables", _, ("inputs" | "types" | "buckets"), _):
+            return True
+        case ("data", "split", "names", _):
             return True
         case ("strategies", str(label)):
             # A label that is a strategy's name, with another strategy under it, is still a label.

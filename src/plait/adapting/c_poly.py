@@ -75,7 +75,8 @@ class CPoly(Adapter):
         ),
         laws=frozenset({Law.PERMUTATION, Law.ABSENT, Law.ROWS}),
         deviations=(
-            "common skills as in Polytropon, A and B mixed apart; the authors' code is not public",
+            "common skills as in Polytropon, A and B mixed apart: a reconstruction from the abstract, "
+            "as neither the paper's equations nor the authors' code were available",
             "noise is drawn for each task and step, not for each row, so rows can be reordered",
         ),
     )

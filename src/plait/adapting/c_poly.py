@@ -75,8 +75,7 @@ class CPoly(Adapter):
         ),
         laws=frozenset({Law.PERMUTATION, Law.ABSENT, Law.ROWS}),
         deviations=(
-            "common skills as in Polytropon, A and B mixed apart: a reconstruction from the abstract, "
-            "as neither the paper's equations nor the authors' code were available",
+            "rebuilt from the abstract alone: common skills as in Polytropon, A and B mixed apart",
             "noise is drawn for each task and step, not for each row, so rows can be reordered",
         ),
     )

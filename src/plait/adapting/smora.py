@@ -68,8 +68,8 @@ class Smora(Adapter):
         ),
         laws=frozenset({Law.PERMUTATION, Law.ABSENT, Law.ROWS}),
         deviations=(
-            "the bias moves once a forward, so once for each micro-batch; in the authors' code "
-            "recomputed blocks move it twice",
+            "the bias moves once a forward; in the authors' code recomputed blocks move it twice",
+            "with several micro-batches a step, it moves once for each",
         ),
         exceptions={"runs_repeat": "its bias moves with every forward of training"},
     )

@@ -59,7 +59,7 @@ class Engine:
         self.coefficients = coefficients
         self.against_base = against_base
         self.workers = workers
-        self.grain = max(stage.grain for stage in self.stages)
+        self.grain = max((stage.grain for stage in self.stages), default=Grain.ELEMENT)
         self._layers = pool.layers
         self._looks_back = any(stage.looks_back for stage in self.stages)
         self._whole: dict[Stage, tuple[Any, ...]] = {}

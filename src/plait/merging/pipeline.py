@@ -9,33 +9,14 @@ from typing import Any
 import numpy as np
 
 from plait.merging.engine import Engine
+from plait.merging.have import Have
 from plait.merging.overlays import Served, keep, layouts
 from plait.merging.pool import Array, Pool
 from plait.merging.results import Merged, stored, write
 from plait.merging.stage import Block, Coefficients, Combine, Edit, Finish, Overlay, Stage
-from plait.method import Need
 from plait.weights.sinks import Memory, Sink
 from plait.weights.sites import Site
 from plait.weights.sources import State
-
-
-@dataclass(frozen=True, kw_only=True)
-class Have:
-    """What there is beside the checkpoints.
-
-    ``validation`` takes a merged state and returns its loss on validation rows, lower is better.
-    """
-
-    validation: Callable[[State], float] | None = None
-
-    def owned(self, pool: Pool) -> frozenset[Need]:
-        """The needs that are met; the task of a row is known wherever it is served."""
-        met = {
-            Need.BASE: pool.base is not None,
-            Need.VALIDATION: self.validation is not None,
-            Need.TASK_ID: True,
-        }
-        return frozenset(need for need, there in met.items() if there)
 
 
 @dataclass(frozen=True, kw_only=True)

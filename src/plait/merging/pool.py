@@ -71,6 +71,13 @@ class Pool:
         part.__dict__ = {**self.__dict__, "sites": sites}
         return part
 
+    def alone(self, model: str) -> Pool:
+        """One of the models, with the same base."""
+        part = object.__new__(Pool)
+        mine = {"models": {model: self.models[model]}, "_sources": {model: self._sources[model]}}
+        part.__dict__ = {**self.__dict__, **mine}
+        return part
+
     def origin(self, site: Site, start: int = 0, stop: int | None = None) -> Array:
         """Stored values [n] of the base; of the first model where there is no base."""
         stop = site.size if stop is None else stop

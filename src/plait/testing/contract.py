@@ -26,7 +26,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "balancing": ("balancers",),
     "sharing": ("networks", "sharings"),
     "adapting": ("networks", "adapters"),
-    "merging": ("mergers",),
+    "merging": ("lookers", "mergers"),
     "strategy": ("strategies",),
     "procedure": ("procedures",),
 }

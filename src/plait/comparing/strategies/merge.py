@@ -2,11 +2,13 @@
 
 The experts come from one common start θ₀, which is the merge's base. Integer tensors and frozen
 parts are the base's; what the merger leaves free is chosen by the mean validation loss over tasks
-of the merged network with the experts' heads.
+of the merged network with the experts' heads. Mergers that look at data are shown training rows of
+the tasks, or validation rows where they ask for those; never test rows.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 
 from plait.comparing.apart import network_of
+from plait.comparing.bench import NetworkBench
 from plait.comparing.building import copy_heads, fresh, validation_loss
 from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
@@ -50,10 +53,19 @@ class Merge(Started):
         experts: Strategy = resolve("strategy", {"experts": {"start": self.start}})
         return {**Started.requires(self, plan), "experts": experts}
 
+    def check(self, plan: Plan) -> None:
+        """The start must exist, and the merger must be able to look at the tasks."""
+        super().check(plan)
+        try:
+            self._merger().admit({task.name: task.loss for task in plan.tasks})
+        except ValueError as error:
+            raise ValueError(f"{self.card.name}: {error}") from error
+
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:  # noqa: ARG002
         """Merge in memory."""
         names = plan.tasks.names
-        target = network_of(parts["start"], names[0]).to(device_of(plan.training.device))
+        target = copy.deepcopy(network_of(parts["start"], names[0]))
+        target.to(device_of(plan.training.device))
         base = state_of(target)
         experts: dict[str, State] = {}
         for name in names:
@@ -66,7 +78,11 @@ class Merge(Started):
             return validation_loss(plan, target)
 
         held = sum(plan.dataset.counts("valid").values())
-        have = Have(validation=judge if held else None)
+        have = Have(
+            validation=judge if held else None,
+            bench=NetworkBench(plan, target),
+            held=NetworkBench(plan, target, "valid") if held else None,
+        )
         merged = self._merger().merge(Pool(experts, base), have)
         load_state(target, merged.tensors)
         spent = int(parts["start"].evidence["passes"]) + int(parts["experts"].evidence["best_pass"])

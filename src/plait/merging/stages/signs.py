@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from plait.merging.pool import Array
-from plait.merging.stage import Combine, Context
+from plait.merging.stage import Combine, Context, Edit
 from plait.merging.stages.sums import added, weigh
 
 
@@ -44,8 +44,7 @@ class Agreeing(Combine):
 
     def scan(self, values: Array, ctx: Context) -> Array:
         """How many more signs are positive than negative."""
-        total = self._election(values, ctx.coefficients)
-        return np.array([np.count_nonzero(total > 0) - np.count_nonzero(total < 0)])
+        return majority(self._election(values, ctx.coefficients))
 
     def __call__(self, deltas: Array, coefficients: Array, ctx: Context) -> Array:
         """Elect, and combine those that agree."""
@@ -76,3 +75,37 @@ class Agreeing(Combine):
             return total
         weigh(deltas, coefficients)
         return added(deltas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elected(Edit):
+    """Set to zero what differs in sign from Σ_m δ_m, entry by entry; the others stay as they are.
+
+    Where models cancel to exactly zero, the sign is the majority of the whole model's.
+    """
+
+    @property
+    def whole(self) -> bool:
+        """The majority is that of the whole model."""
+        return True
+
+    def passes(self, working: np.dtype[Any]) -> int:  # noqa: ARG002
+        """One for the majority."""
+        return 1
+
+    def scan(self, values: Array, ctx: Context) -> Array:  # noqa: ARG002
+        """How many more signs are positive than negative."""
+        return majority(added(values))
+
+    def __call__(self, deltas: Array, ctx: Context) -> Array:
+        """Keep what agrees."""
+        sign = np.sign(added(deltas))
+        sign[sign == 0] = np.sign(ctx.found[0][0])
+        for row in deltas:
+            row *= row * sign > 0
+        return deltas
+
+
+def majority(total: Array) -> Array:
+    """How many more values are positive than negative. [1]"""
+    return np.array([np.count_nonzero(total > 0) - np.count_nonzero(total < 0)])

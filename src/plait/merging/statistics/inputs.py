@@ -1,0 +1,97 @@
+"""What goes into a network's linear layers: Gram matrices and magnitudes of their inputs.
+
+Padding does not count: where a module is called with an ``attention_mask`` [rows, positions], the
+inputs of the layers inside are those of the positions that it keeps.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from plait.merging.bench import Bench, array
+from plait.merging.pool import Array
+from plait.merging.statistics.base import Statistic
+
+
+class Inputs(Statistic):
+    """A mean over the inputs [n] of every linear layer, by the name of its weight."""
+
+    @abstractmethod
+    def fold(self, inputs: Tensor) -> Tensor:
+        """The sum over inputs [N, n] of what is to be averaged."""
+
+    @torch.no_grad()
+    def of(self, bench: Bench, task: str) -> Mapping[str, Array]:
+        """One pass over the task's rows; sums over batches are float64."""
+        totals: dict[str, tuple[Tensor, int]] = {}
+        last: list[tuple[Tensor, Tensor, int]] = []  # layers side by side are given one tensor
+
+        def add(name: str, inputs: Tensor, real: Tensor | None) -> None:
+            if not last or last[0][0] is not inputs:
+                kept = real is not None and real.shape == inputs.shape[:-1]
+                rows = inputs[real] if kept else inputs.flatten(0, -2)
+                last[:] = [(inputs, self.fold(rows).double(), len(rows))]
+            _, folded, count = last[0]
+            before, counted = totals.get(name, (torch.zeros_like(folded), 0))
+            totals[name] = before.add_(folded), counted + count
+
+        with listening(bench.module, add):
+            for rows in bench.batches(task, self.rows, self.size, self.seed):
+                bench.run(task, rows)
+                last.clear()
+        own = bench.weights
+        return {n: array((total / count).to(own[n].dtype)) for n, (total, count) in totals.items()}
+
+
+class Grams(Inputs):
+    """Σ x xᵀ / N over the inputs x [n] of every linear layer, [n, n]."""
+
+    name: ClassVar[str] = "grams"
+
+    def fold(self, inputs: Tensor) -> Tensor:
+        """XᵀX."""
+        return inputs.T @ inputs
+
+
+class Magnitudes(Inputs):
+    """Σ |x| / N over the inputs x [n] of every linear layer, [n]."""
+
+    name: ClassVar[str] = "magnitudes"
+
+    def fold(self, inputs: Tensor) -> Tensor:
+        """The sum of the magnitudes."""
+        return inputs.abs().sum(0)
+
+
+@contextmanager
+def listening(module: nn.Module, heard: Any) -> Iterator[None]:
+    """Inside, ``heard(name of the weight, inputs [..., n], mask or None)`` is told of every linear
+    layer that runs.
+    """
+    masks: list[Tensor | None] = [None]
+
+    def masked(_: nn.Module, __: Any, named: dict[str, Any]) -> None:
+        mask = named.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            masks[0] = mask.bool()
+
+    def linear(name: str) -> Any:
+        return lambda _, given: heard(name, given[0], masks[0])
+
+    handles = []
+    for path, one in module.named_modules():
+        handles.append(one.register_forward_pre_hook(masked, with_kwargs=True))
+        if isinstance(one, nn.Linear):
+            name = f"{path}.weight" if path else "weight"
+            handles.append(one.register_forward_pre_hook(linear(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

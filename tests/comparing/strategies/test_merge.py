@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import plait
+from plait.comparing import Progress
+from plait.comparing.bench import NetworkBench
+from plait.comparing.building import make_network
+from plait.comparing.cells import make, ordered
+from plait.comparing.model import asked_of, load_model
+from plait.comparing.plan import Plan
+from plait.data import DataSpec, TableSpec, TaskSpec, load
+from plait.method import resolve
+from plait.training.settings import Training
+
+ENCODER = {"trunk": {"mlp": {"width": 8, "depth": 1}}}
+TARGETS = ("click", "buy", "grade")
+
+
+def table(rows: int = 160) -> pl.DataFrame:
+    """Four inputs and three targets with classes, each with missing labels."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(rows, 4))
+    z = x @ np.random.default_rng(9).normal(size=(4, 3))
+    columns = {f"x{i}": x[:, i] for i in range(4)}
+    columns["click"] = [int(v > 0) if draw.random() < 0.8 else None for v in z[:, 0]]
+    columns["buy"] = [int(v > 0.2) if draw.random() < 0.7 else None for v in z[:, 1]]
+    cuts = np.digitize(z[:, 2], [-1, 1])
+    columns["grade"] = [["low", "mid", "top"][g] if draw.random() < 0.8 else None for g in cuts]
+    return pl.DataFrame(columns)
+
+
+def plan(folder: Path | None = None) -> Plan:
+    tasks = {name: TaskSpec(target=name) for name in TARGETS}
+    data = load(DataSpec(tables={"table": TableSpec(source=table())}), tasks)
+    return Plan.of(data, encoder=ENCODER, training=Training(passes=2), folder=folder)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The models of the cells of four merges, by the merger's name, and the study's folder."""
+    folder = tmp_path_factory.mktemp("run")
+    it = plan(folder)
+    methods = {
+        "task_arithmetic": {"scale": 0.3},
+        "regmean": {"rows": 40},
+        "fisher": {"rows": 5},
+        "adamerging": {"steps": 3, "batch": 8},
+    }
+    cells = {
+        name: make(it, resolve("strategy", {"merge": {name: settings}}), 0)
+        for name, settings in methods.items()
+    }
+    done = {}
+    for cell in ordered(cells.values()):
+        parts = {name: done[part.key] for name, part in cell.parts.items()}
+        done[cell.key] = cell.strategy.run(cell.plan, parts, 0, folder / cell.key)
+    assert len(done) == len(cells) + 2, "the start and the experts are made once"
+    return {name: done[cell.key] for name, cell in cells.items()}, it
+
+
+def test_mergers_that_look_at_data_are_ways_of_a_study(made):
+    models, _ = made
+    told = models["adamerging"].evidence
+    assert told["models"] == list(TARGETS)
+    assert told["kept"].startswith(("what was tuned", "the start"))
+    assert len(told["validation"]) == 2
+    assert models["regmean"].evidence["solved"]
+    assert all(norm > 0 for norm in models["fisher"].evidence["norms"].values())
+
+
+def test_the_merged_network_is_saved_and_loaded_like_any_other(made, tmp_path):
+    models, it = made
+    batch = it.dataset.batch(it.dataset.rows("test"))
+    seen = []
+    for name, model in models.items():
+        model.save(tmp_path / name)
+        again = load_model(tmp_path / name).predict(batch.parts, asked_of(batch))
+        for group, values in model.predict(batch.parts, asked_of(batch)).items():
+            torch.testing.assert_close(again[group], values, rtol=0, atol=0)
+        seen.append(torch.cat([value.flatten() for value in again.values()]))
+    assert not any(torch.equal(seen[0], other) for other in seen[1:3])
+
+
+def test_statistics_are_kept_for_the_other_mergers_of_the_study(made):
+    _, it = made
+    assert len(list((it.folder / "statistics").glob("grams-*.safetensors"))) == len(TARGETS)
+    assert len(list((it.folder / "statistics").glob("fisher-*.safetensors"))) == len(TARGETS)
+
+
+def test_a_task_without_classes_is_named_before_anything_is_trained():
+    with pytest.raises(ValueError, match=r"adamerging works on losses .*'price' has another"):
+        plait.compare(
+            table().with_columns(pl.Series("price", np.arange(160) * 1.0)),
+            targets=("click", "price"),
+            strategies={"merged": {"merge": "adamerging"}},
+            encoder=ENCODER,
+            training={"passes": 1},
+            progress=Progress(),
+        )
+
+
+def test_the_bench_shows_training_or_validation_rows_and_never_test_rows():
+    it = plan()
+    network = make_network(it, 0)
+    for split in ("train", "valid"):
+        bench = NetworkBench(it, network, split)
+        for task in TARGETS:
+            rows = np.arange(bench.count(task))[::-1].copy()
+            dataset_rows = it.dataset.rows(split, task).flip(0)
+            seen = bench.run(task, rows)
+            batch = it.dataset.batch(it.dataset.rows(split, task)).only({task})
+            with torch.no_grad():
+                (raw,) = network(batch.parts, batch.labels).raw.values()
+            torch.testing.assert_close(seen.raw.detach(), raw.flip(0))
+            assert len(dataset_rows) == len(seen.features)
+    with pytest.raises(ValueError, match="not 'test'"):
+        NetworkBench(it, network, "test")
+
+
+def test_its_losses_are_those_of_training():
+    it = plan()
+    network = make_network(it, 0)
+    bench = NetworkBench(it, network)
+    rows = np.arange(9)
+    raw = bench.run("grade", rows).raw
+    target = it.dataset.labels("grade", "train").target[:9]
+    wanted = torch.nn.functional.cross_entropy(raw, target.long(), reduction="none")
+    torch.testing.assert_close(bench.loss("grade", rows, bench.run("grade", rows)), wanted)

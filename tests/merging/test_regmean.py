@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from merging_nets import TASKS, net, net_bench, net_pool
+from torch import nn
+
+from plait.merging.base import Have
+from plait.merging.modules import ModuleBench
+from plait.merging.pool import Pool
+from plait.merging.regmean import RegMean
+
+
+def inputs_of(bench, pool):
+    """What reaches both linear layers of every expert on its own rows."""
+    found = {}
+    for task in TASKS:
+        own = {name: torch.from_numpy(value) for name, value in pool.models[task].items()}
+        rows = bench._inputs[task][""]
+        hidden = torch.tanh(rows @ own["first.weight"].T + own["first.bias"])
+        found[task] = {"first.weight": rows.numpy(), "second.weight": hidden.numpy()}
+    return found
+
+
+def test_every_linear_layer_is_least_squares_on_the_models_own_inputs():
+    pool, bench = net_pool(), net_bench()
+    merged = RegMean(alpha=1.0, batch=7).merge(pool, Have(bench=bench)).tensors
+    found = inputs_of(bench, pool)
+    for name in ("first.weight", "second.weight"):
+        rows = np.concatenate([found[task][name] for task in TASKS])
+        wanted = np.concatenate([found[t][name] @ pool.models[t][name].T for t in TASKS])
+        solution = np.linalg.lstsq(rows, wanted, rcond=None)[0].T
+        np.testing.assert_allclose(merged[name], solution, rtol=1e-10)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_the_off_diagonals_are_scaled_as_the_paper_says(alpha):
+    pool, bench = net_pool(), net_bench()
+    merged = RegMean(alpha=alpha).merge(pool, Have(bench=bench)).tensors
+    found = inputs_of(bench, pool)
+    for name in ("first.weight", "second.weight"):
+        top, bottom = 0.0, 0.0
+        for task in TASKS:
+            gram = found[task][name].T @ found[task][name] / len(found[task][name])
+            gram = alpha * gram + (1 - alpha) * np.diag(np.diag(gram))
+            top, bottom = top + gram @ pool.models[task][name].T, bottom + gram
+        np.testing.assert_allclose(merged[name], (np.linalg.inv(bottom) @ top).T, rtol=1e-9)
+
+
+def test_everything_else_is_averaged():
+    pool = net_pool()
+    merged = RegMean().merge(pool, Have(bench=net_bench())).tensors
+    for name in ("first.bias", "scale"):
+        mean = np.mean([model[name] for model in pool.models.values()], axis=0)
+        np.testing.assert_allclose(merged[name], mean, rtol=1e-14)
+
+
+def test_tasks_weigh_equally_however_many_rows_they_have():
+    pool = net_pool()
+    bench, more = net_bench(), net_bench()
+    more._inputs["x"] = {"": more._inputs["x"][""].repeat(5, 1)}
+    one = RegMean(alpha=1.0).merge(pool, Have(bench=bench)).tensors
+    two = RegMean(alpha=1.0).merge(pool, Have(bench=more)).tensors
+    np.testing.assert_allclose(two["second.weight"], one["second.weight"], rtol=1e-10)
+
+
+def test_directions_that_no_input_takes_are_the_averages():
+    pool, bench = net_pool(), net_bench()
+    for task in TASKS:
+        bench._inputs[task][""][:, 3] = 0
+    merged = RegMean(alpha=1.0).merge(pool, Have(bench=bench)).tensors["first.weight"]
+    mean = np.mean([model["first.weight"] for model in pool.models.values()], axis=0)
+    np.testing.assert_allclose(merged[:, 3], mean[:, 3], rtol=1e-12)
+
+
+def test_padding_is_no_input():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, tokens, attention_mask):
+            return self.inner(tokens).mean(1)
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = Padded()
+
+        def forward(self, tokens, mask):
+            return self.body(tokens, attention_mask=mask)
+
+    short = net_bench()
+    long = {}
+    for task in TASKS:
+        tokens = short._inputs[task][""].reshape(12, 2, -1)
+        tokens = torch.cat([tokens, torch.full((12, 1, 4), 50.0)], 1)
+        long[task] = {"tokens": tokens, "mask": torch.tensor([[1, 1, 0]]).expand(12, 3)}
+    padded = ModuleBench(Outer().double(), short._heads, long)
+    pool = net_pool()
+    names = {name: f"body.inner.{name}" for name in pool.base}
+    renamed = Pool({task: {names[n]: v for n, v in m.items()} for task, m in pool.models.items()})
+    wanted = RegMean().merge(pool, Have(bench=short)).tensors
+    found = RegMean().merge(renamed, Have(bench=padded)).tensors
+    for name in ("first.weight", "second.weight"):
+        np.testing.assert_allclose(found[names[name]], wanted[name], rtol=1e-12)
+
+
+def test_a_bad_alpha_is_refused():
+    with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\], got 2"):
+        RegMean(alpha=2)
+    with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
+        RegMean(rows=0)

@@ -47,7 +47,7 @@ def test_planted_coefficients_are_recovered():
         return sum(0.5 * (own[name] - value).square().sum() for name, value in target.items())
 
     start = torch.zeros(planted.shape, dtype=torch.float64)
-    found, losses = Learn(steps=300, rate=0.05, batch=1).run(mix, start, lambda free: free, far)
+    found, losses = Learn(steps=150, rate=0.1, batch=1).run(mix, start, lambda free: free, far)
     np.testing.assert_allclose(array(found), planted, atol=1e-3)
     assert losses[-1] < 1e-6 < losses[0]
 

@@ -109,6 +109,11 @@ class Bank(nn.Module):
         self.notes[name] = value
         self.register_buffer(name, torch.full((len(self.names),), value))
 
+    def track(self, name: str, *shape: int, value: float) -> None:
+        """Add a buffer [S, *shape] that moves by slice, in place, without gradients."""
+        self.register_buffer(name, torch.full((len(self.names), *shape), value))
+        self.mark()
+
     def stack(self, name: str) -> Tensor:
         """A parameter [S, ...], or what ``functional_call`` puts in its place."""
         found: Tensor = getattr(self, name)
@@ -159,7 +164,9 @@ class Bank(nn.Module):
         self.mark()
 
     def mark(self) -> None:
-        """Write the slices on every parameter beneath, and who trains them."""
+        """Write the slices on every parameter beneath, and who trains them, and on own buffers."""
+        for buffer in self.buffers(recurse=False):
+            buffer.plait_order = self.slices  # type: ignore[attr-defined]
         for parameter in self.parameters():
             parameter.plait_order = self.slices  # type: ignore[attr-defined]
             parameter.plait_trainers = self.trainers  # type: ignore[attr-defined]
@@ -188,8 +195,10 @@ class TaskBank(Bank):
         super().__init__(names, about)
 
     def mark(self) -> None:
-        """Write the tasks' names on every parameter beneath."""
+        """Write the tasks' names on every parameter beneath, and on own buffers."""
         super().mark()
+        for buffer in self.buffers(recurse=False):
+            buffer.plait_tasks = self.names  # type: ignore[attr-defined]
         for parameter in self.parameters():
             parameter.plait_tasks = self.names  # type: ignore[attr-defined]
 
@@ -202,7 +211,7 @@ def _numbered(names: Iterable[Name], about: Iterable[Name]) -> Iterator[Slice]:
 
 
 def bank_slices(parameter: Tensor) -> tuple[Slice, ...] | None:
-    """The slices of a bank's parameter, in order; None outside of banks."""
+    """The slices of a bank's parameter (or buffer), in order; None outside of banks."""
     return getattr(parameter, "plait_order", None)
 
 

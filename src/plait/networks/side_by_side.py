@@ -100,14 +100,24 @@ class SideBySideTrunk(Trunk):
         pieces = zip(asked, torch.split(values, sizes), strict=True)
         return {group: Features(piece) for group, piece in pieces}, {}
 
-    def _followed(self, parts: Parts, asked: Mapping[str, Records]) -> dict[str, Features]:
-        """Every encoder on all rows: a graph has room for any records."""
+    def every(self, parts: Parts) -> Tensor:
+        """Every encoder on all rows, [T, B, width]."""
         weights: dict[str, Tensor] = dict(self.bank.encoder.named_parameters())
-        each = [
-            functional_call(self.bank.encoder, {n: w[t] for n, w in weights.items()}, (parts,))
-            for t in range(len(self.tasks))
-        ]
-        values, rows = torch.cat(each), each[0].shape[0]
+        if not weights:
+            alone: Tensor = self.bank.encoder(parts)
+            return alone.expand(len(self.tasks), *alone.shape)
+        if followed():
+            return torch.stack([
+                functional_call(self.bank.encoder, {n: w[t] for n, w in weights.items()}, (parts,))
+                for t in range(len(self.tasks))
+            ])  # fmt: skip
+        run = torch.vmap(self._one, in_dims=(0, None), randomness="different")
+        return torch.cat([run(weights, dict(part)) for part in parts.values()], dim=1)
+
+    def _followed(self, parts: Parts, asked: Mapping[str, Records]) -> dict[str, Features]:
+        """A graph has room for any records."""
+        each = self.every(parts)
+        values, rows = each.flatten(0, 1), each.shape[1]
         places = {
             g: self.positions(g, records) * rows + records.rows for g, records in asked.items()
         }

@@ -5,13 +5,21 @@ from plait.sharing.adatt import AdaTT
 from plait.sharing.aitm import Aitm
 from plait.sharing.cgc import Cgc
 from plait.sharing.cross_stitch import CrossStitch
+from plait.sharing.dbmtl import Dbmtl
 from plait.sharing.dselect_k import DSelectK
 from plait.sharing.dsmtl import Dsmtl
 from plait.sharing.esmm import Esmm, conditional
 from plait.sharing.hard import Hard
+from plait.sharing.home import Home
 from plait.sharing.ltb import Ltb, branches
+from plait.sharing.metaheac import Metaheac
 from plait.sharing.mmoe import Mmoe
+from plait.sharing.mmoeex import Mmoeex, diversity
+from plait.sharing.nddr import Nddr
+from plait.sharing.pepnet import Pepnet
 from plait.sharing.ple import Ple
+from plait.sharing.sluice import Sluice
+from plait.sharing.stem import Stem
 from plait.sharing.task_level_moe import TaskLevelMoe
 from plait.sharing.use import ExpertUse, expert_use
 
@@ -21,16 +29,25 @@ __all__ = [
     "Cgc",
     "CrossStitch",
     "DSelectK",
+    "Dbmtl",
     "Dsmtl",
     "Esmm",
     "ExpertUse",
     "Hard",
+    "Home",
     "Ltb",
+    "Metaheac",
     "Mmoe",
+    "Mmoeex",
+    "Nddr",
+    "Pepnet",
     "Ple",
     "Sharing",
+    "Sluice",
+    "Stem",
     "TaskLevelMoe",
     "branches",
     "conditional",
+    "diversity",
     "expert_use",
 ]

@@ -25,11 +25,10 @@ Kept = Sequence[int] | None  # the units that are computed, ascending; None for 
 class Experts(nn.Module):
     """E networks of one shape without a loop: [B, d], or [U, B, d] by unit → [B, E, width].
 
-    Each is ``depth`` linear layers with ReLU. ``owners`` [E] are whose they are (None: no task's),
-    ``units`` [E], ascending, the unit whose state each reads where every unit has its own;
-    ``specific`` experts are trained by their owners only, others by ``trainers`` [E] (None: by
-    all). Parameters:
-    E·((d+1)·width + (depth−1)·(width+1)·width).
+    Each is ``depth`` linear layers with ReLU, none after the last where ``linear``. ``owners`` [E]
+    are whose they are (None: no task's), ``units`` [E], ascending, the unit whose state each reads
+    where every unit has its own; ``specific`` experts are trained by their owners only, others by
+    ``trainers`` [E] (None: by all). Parameters: E·((d+1)·width + (depth−1)·(width+1)·width).
     """
 
     def __init__(
@@ -41,9 +40,11 @@ class Experts(nn.Module):
         *,
         units: Sequence[int] = (),
         specific: bool = False,
+        linear: bool = False,
         trainers: Sequence[frozenset[str]] | None = None,
     ) -> None:
         super().__init__()
+        self.linear = linear
         names = [None] * owners if isinstance(owners, int) else list(owners)
         if min(len(names), width, depth) < 1:
             raise ValueError("experts, width and depth must be at least 1")
@@ -68,9 +69,9 @@ class Experts(nn.Module):
         layers = [_chosen(cast("Bank", bank), which) for bank in self.layers]
         h = _first(x, *layers[0], units)
         for weight, bias in layers[1:]:
-            mapped = torch.baddbmm(bias.unsqueeze(1), h.transpose(0, 1), weight.transpose(1, 2))
-            h = mapped.relu().transpose(0, 1)
-        return h
+            h = h.relu().transpose(0, 1)
+            h = torch.baddbmm(bias.unsqueeze(1), h, weight.transpose(1, 2)).transpose(0, 1)
+        return h if self.linear else h.relu()
 
     def columns(self, kept: Sequence[int]) -> list[int]:
         """The experts of some units."""
@@ -87,19 +88,19 @@ def _chosen(bank: Bank, which: list[int] | None) -> tuple[Tensor, Tensor]:
 
 
 def _first(x: Tensor, weight: Tensor, bias: Tensor, units: Sequence[int]) -> Tensor:
-    """The first layer of all experts: one product, or a batched one over units."""
+    """The first layer of all experts without ReLU: one product, or a batched one over units."""
     experts, width = bias.shape
     if x.ndim == 2:
         flat = F.linear(x, weight.flatten(0, 1), bias.flatten())
-        return flat.relu().view(-1, experts, width)
+        return flat.view(-1, experts, width)
     each = experts // len(x)
     if units == tuple(unit for unit in range(len(x)) for _ in range(each)):
         # The experts of a unit read the same rows: side by side they are one wider layer.
         weight, bias = weight.view(len(x), each * width, -1), bias.view(len(x), 1, each * width)
-        h = torch.baddbmm(bias, x, weight.transpose(1, 2)).relu()
+        h = torch.baddbmm(bias, x, weight.transpose(1, 2))
         return h.transpose(0, 1).reshape(x.shape[1], experts, width)
     own = x.index_select(0, torch.tensor(units, device=x.device))
-    return torch.baddbmm(bias.unsqueeze(1), own, weight.transpose(1, 2)).relu().transpose(0, 1)
+    return torch.baddbmm(bias.unsqueeze(1), own, weight.transpose(1, 2)).transpose(0, 1)
 
 
 class Mixture(nn.Module):
@@ -127,7 +128,7 @@ class Gates(Mixture):
     ``reads`` [R] are the numbers of those experts, ``about`` [E] whose the experts are; all others
     get exactly 0. One linear map for each reader and expert it reads: (d+1)·Σ_r |reads_r|
     parameters, d·Σ_r |reads_r| without ``bias``. ``specific`` gates are trained by their readers
-    only.
+    only, others by ``trainers`` [R] (None: by all).
     """
 
     place: Tensor
@@ -141,12 +142,16 @@ class Gates(Mixture):
         *,
         bias: bool = True,
         specific: bool = True,
+        trainers: Sequence[frozenset[str]] | None = None,
     ) -> None:
         super().__init__(readers, reads, about)
         self.biased = bias
         names = [name for name, own in zip(readers, reads, strict=True) for _ in own]
         whose = [about[expert] for own in reads for expert in own]
-        self.bank = TaskBank(list(map(str, names)), whose) if specific else Bank(names, whose)
+        who = None
+        if trainers is not None:
+            who = [some for some, own in zip(trainers, reads, strict=True) for _ in own]
+        self.bank = TaskBank(list(map(str, names)), whose) if specific else Bank(names, whose, who)
         self.bank.add("weight", inside, start=uniform(inside))
         if bias:
             self.bank.add("bias", start=uniform(inside))

@@ -33,14 +33,20 @@ class Parallel(Trunk):
     def forward(
         self, parts: Parts, asked: Mapping[str, Records]
     ) -> tuple[dict[str, Features], dict[str, Tensor]]:
-        state = self.encoder(parts)
+        state = self.states(parts)[-1]
+        return {group: self.of(state, group, records) for group, records in asked.items()}, {}
+
+    def states(self, parts: Parts) -> list[Tensor]:
+        """What the towers have after each layer's exchange, each [T, B, width]."""
+        state, found = self.encoder(parts), []
         for layer, exchange in zip(self.layers, self.exchanges, strict=True):
             state = exchange(layer(state)).transpose(0, 1)
-        found = {}
-        for group, records in asked.items():
-            task = self.positions(group, records)
-            found[group] = own_rows(state, None, records, task)
-        return found, {}
+            found.append(state)
+        return found
+
+    def of(self, state: Tensor, group: str, records: Records) -> Features:
+        """What records read of their tasks' states [T, B, width]."""
+        return own_rows(state, None, records, self.positions(group, records))
 
 
 def imbalanced(tasks: int, own: float) -> Tensor:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -146,21 +147,24 @@ class Checkpoint:
             setattr(self.progress, name, value)
 
     def _slices(self) -> Iterator[tuple[str, tuple[Slice, ...]]]:
-        for name, parameter in self.network.named_parameters():
-            slices = bank_slices(parameter)
+        for name, tensor in self._named():
+            slices = bank_slices(tensor)
             if slices is not None:
                 yield name, slices
 
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
+        return chain(self.network.named_parameters(), self.network.named_buffers())
+
     def _orders(self, stored: Mapping[str, list[Any]]) -> dict[str, Tensor]:
         """Where the slices of this network's stacked tensors stand in the stored ones."""
-        orders = {}
+        orders, named = {}, dict(self._named())
         for name, here in self._slices():
             there = [_read(told) for told in stored.get(name, [])]
             if set(there) != set(here):
                 raise ValueError(f"the checkpoint holds other tasks than the network in {name!r}")
             if tuple(there) == here:
                 continue
-            if task_slices(self.network.get_parameter(name)) is None:
+            if task_slices(named[name]) is None:
                 raise ValueError(
                     f"the checkpoint holds the tasks in another order in {name!r}, and they read "
                     "one another there; put the tasks in the order that they had"

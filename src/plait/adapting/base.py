@@ -89,6 +89,11 @@ class Adapted(nn.Module):
         """The bank of this site."""
         return self.owner[0]
 
+    @property
+    def frozen(self) -> nn.Module:
+        """The module beneath the adapters of all stages."""
+        return self.base.frozen if isinstance(self.base, Adapted) else self.base
+
     def __getattr__(self, name: str) -> Any:
         """The frozen module's attributes, for code that asks a layer for its weight."""
         try:
@@ -98,8 +103,10 @@ class Adapted(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """As the frozen module, each row by its task."""
-        if self.folded or self.routing.now.off:
+        if self.folded:
             return self.base(*inputs, **named)
+        if self.routing.now.off:
+            return self.frozen(*inputs, **named)
         return self.bank(self.base, self.routing, *inputs, **named)
 
     @torch.no_grad()

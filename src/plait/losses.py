@@ -50,6 +50,25 @@ class Loss:
             value = value * _balance(labels.target[valid] > 0, record, len(valid)).to(value.dtype)
         return value.new_zeros(len(valid)).index_add(0, record, value)
 
+    def divergence(self, raw: Tensor, teacher: Tensor) -> Tensor:
+        """How much else the raw outputs [N, outputs] say than a teacher's do, for each record [N].
+
+        The Kullback-Leibler divergence of their distributions; of numbers, the loss with the
+        teacher's prediction as the target.
+        """
+        if self.per_row is _cross_entropy:
+            return F.kl_div(
+                raw.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True
+            ).sum(1)
+        if self.per_row in (_bce, _cumulative):
+            said = teacher.sigmoid()
+            cross, own = (
+                F.binary_cross_entropy_with_logits(each, said, reduction="none")
+                for each in (raw, teacher)
+            )
+            return (cross - own).sum(1)
+        return self.per_row(raw, self.predict(teacher))
+
 
 def _balance(positive: Tensor, record: Tensor, records: int) -> Tensor:
     """n/2n₊ for positive positions of a record with n, n/2n₋ for the others. [M]"""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plait.adapting.base import Adapted, Adapter, SiteBank
+from plait.adapting.base import Adapted, Adapter, SiteBank, outermost
 from plait.adapting.routing import Routing
 from plait.batch import Part, Parts, Records
+from plait.losses import LOSSES
 from plait.method import resolve, spell
 from plait.networks.base import Encoder, Features, Trunk, seeded
-from plait.networks.network import Network, start_banks
+from plait.networks.heads import Heads
+from plait.networks.network import Network, Outputs, start_banks
 from plait.networks.saving import rebuild as rebuild_start
 from plait.networks.stems import Stem
 from plait.networks.transformer import Transformer
@@ -24,9 +27,9 @@ from plait.networks.transformer import Transformer
 class AdaptedTrunk(Trunk):
     """A frozen trunk run with each record's task routed to the adapters inside.
 
-    Only ``banks`` train, and what the adapter thaws. The frozen part stays in evaluation mode, so
-    a task's outputs depend on its own slices and what is shared. On an adapted trunk the adapter is
-    a second stage: it takes the place of the first, whose ``trained`` banks are frozen.
+    Only ``banks`` train, and what the adapter thaws, be it all. The frozen part stays in evaluation
+    mode, so a task's outputs depend on its own slices and what is shared. On an adapted trunk the
+    adapter is a second stage: it takes the place of the first, whose ``trained`` banks are frozen.
     """
 
     def __init__(self, start: Trunk, adapter: Adapter) -> None:
@@ -42,7 +45,7 @@ class AdaptedTrunk(Trunk):
         self.adapter = adapter
         self.base: Trunk = first.base if first else start
         self.trained: nn.ModuleDict = first.banks if first else nn.ModuleDict()
-        self.base.requires_grad_(False)
+        self.base.requires_grad_(adapter.whole)
         self.trained.requires_grad_(False)
         self.chain = start.chain
         self.routing = Routing()
@@ -53,14 +56,16 @@ class AdaptedTrunk(Trunk):
                 module.among = self.routing.among
             if isinstance(module, Transformer):
                 inside = any(site.path.startswith(f"{path}.") for site in sites)
-                module.frozen = True
-                module.reads_features = module.reads_features and not inside
-                if module.checkpointing and inside:
+                module.frozen = not adapter.whole
+                module.reads_features = module.frozen and module.reads_features and not inside
+                if module.checkpointing and (inside or adapter.whole):
                     module.checkpoint(context_fn=self.routing.contexts)
 
     def train(self, mode: bool = True) -> AdaptedTrunk:
         """Set the adapters' training mode; the frozen part stays in evaluation mode."""
         super().train(mode)
+        if self.adapter.whole:
+            return self
         self.base.eval()
         self.trained.eval()
         for module in self.base.modules():
@@ -71,6 +76,16 @@ class AdaptedTrunk(Trunk):
 
     def forward(
         self, parts: Parts, asked: Mapping[str, Records]
+    ) -> tuple[dict[str, Features], dict[str, Tensor]]:
+        return self._run(parts, asked, first=False)
+
+    @torch.no_grad()
+    def of_first(self, parts: Parts, asked: Mapping[str, Records]) -> dict[str, Features]:
+        """The features with the adapters of the first stage, as they were trained."""
+        return self._run(parts, asked, first=True)[0]
+
+    def _run(
+        self, parts: Parts, asked: Mapping[str, Records], *, first: bool
     ) -> tuple[dict[str, Features], dict[str, Tensor]]:
         task = torch.cat([self.positions(group, records) for group, records in asked.items()])
         rows = torch.cat([records.rows for records in asked.values()])
@@ -84,15 +99,21 @@ class AdaptedTrunk(Trunk):
         }
         present = torch.zeros(len(self.tasks), dtype=torch.bool, device=task.device)
         present = present.index_fill(0, task, True)
-        made = {bank: value for bank in self.own if (value := bank.once(present)) is not None}
-        with self.routing.to(task[order], made) as route:
+        own = _site_banks(self.trained if first else self.banks)
+        made = {bank: value for bank in own if (value := bank.once(present)) is not None}
+        with self.routing.to(task[order], made, first=first) as route:
             features, penalties = self.base(pairs, moved)
         return features, {**penalties, **route.penalties, **self._penalties(present)}
+
+    def reach(self) -> dict[str, frozenset[str]]:
+        """As any trunk; of a network that trains as a whole what it says itself."""
+        own = self.base.reach() if self.adapter.whole else {}
+        return {**super().reach(), **{f"base.{name}": tasks for name, tasks in own.items()}}
 
     @property
     def own(self) -> list[SiteBank]:
         """The banks, and what they share where it is one."""
-        return [bank for bank in self.banks.values() if isinstance(bank, SiteBank)]
+        return _site_banks(self.banks)
 
     def _penalties(self, present: Tensor) -> dict[str, Tensor]:
         each = [bank.penalty(present) for bank in self.own]
@@ -107,16 +128,52 @@ class AdaptedTrunk(Trunk):
         Raises ``KeyError`` for an unknown task, ``ValueError`` for adapters that cannot be folded.
         """
         position = self.tasks.position[self.tasks[task].name]
-        layers = [found for found in self.base.modules() if isinstance(found, Adapted)]
         done: list[Adapted] = []
         try:
-            for layer in layers:
+            for layer in outermost(self.base).values():
                 layer.fold(position)
                 done.append(layer)
             yield
         finally:
             for layer in done:
                 layer.unfold()
+
+
+class TaughtNetwork(Network):
+    """An adapted network that the first stage teaches while the second trains.
+
+    With a(r) for each record how much else it says than the teacher, by its task's loss, and how
+    far its features are, the penalty is ``share`` · Σ_tasks mean a.
+    """
+
+    def __init__(
+        self, trunk: AdaptedTrunk, heads: Heads, config: Mapping[str, Any], share: float
+    ) -> None:
+        super().__init__(trunk, heads, config)
+        self.share = share
+        self.teacher = copy.deepcopy(heads).requires_grad_(False)
+
+    def forward(self, parts: Parts, asked: Mapping[str, Records]) -> Outputs:
+        """As any network; in training with what differs from the teacher as a penalty."""
+        found = super().forward(parts, asked)
+        if not self.training:
+            return found
+        assert isinstance(self.trunk, AdaptedTrunk)
+        features = self.trunk.of_first(parts, asked)
+        said = self.teacher(features, asked)
+        total = torch.zeros((), device=next(self.parameters()).device)
+        for group, records in asked.items():
+            loss = LOSSES[self.tasks.groups[group].loss]
+            moved = found.features[group].records - features[group].records
+            apart = loss.divergence(found.raw[group], said[group]) + moved.square().mean(1)
+            count = torch.bincount(records.task, minlength=1)
+            total = total + (apart / count[records.task]).sum()
+        return replace(found, penalties={**found.penalties, "teacher": self.share * total})
+
+
+def _site_banks(banks: nn.ModuleDict) -> list[SiteBank]:
+    """The banks, and what they share where it is one."""
+    return [bank for bank in banks.values() if isinstance(bank, SiteBank)]
 
 
 def _pairs(parts: Parts, rows: Tensor) -> tuple[dict[str, Part], Tensor]:
@@ -169,6 +226,11 @@ def build_adapted(network: Network, adapter: Adapter, seed: int) -> Network:
     with seeded(seed, "adapter"):
         trunk = AdaptedTrunk(start.trunk, adapter)
     start_banks(trunk.banks, seed)
+    if adapter.taught:
+        if trunk.chain is not None:
+            raise ValueError(f"{adapter.card.name} cannot teach tasks that come after one another")
+        taught = TaughtNetwork(trunk, start.heads, config, adapter.taught)
+        return taught.train(network.training)
     return Network(trunk, start.heads, config).train(network.training)
 
 

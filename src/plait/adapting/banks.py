@@ -41,6 +41,15 @@ class LinearBank(SiteBank):
         raise NotImplementedError
 
 
+class SecondBank(LinearBank):
+    """A bank of a second stage at a linear layer: it takes the place of the first stage's."""
+
+    def forward(self, base: nn.Module, routing: Routing, *inputs: Any, **named: Any) -> Tensor:
+        """As any, on the frozen layer alone."""
+        assert isinstance(base, Adapted)
+        return super().forward(base.frozen, routing, *inputs, **named)
+
+
 class PairBank(LinearBank):
     """A bank at a linear layer where each task's change is one low-rank product, ΔW = s·B A."""
 
@@ -68,7 +77,10 @@ class PairBank(LinearBank):
 
 
 class LowRankBank(PairBank, OwnBank):
-    """A [T, r, d_in] and B [T, d_out, r] of one linear layer, and the factors s [T]."""
+    """A [T, r, d_in] and B [T, d_out, r] of one linear layer, and the factors s [T].
+
+    A ``frozen`` A stays as it is drawn.
+    """
 
     scale: Tensor
 
@@ -80,11 +92,14 @@ class LowRankBank(PairBank, OwnBank):
         scale: float,
         dropout: float = 0.0,
         start: Start | None = None,
+        *,
+        frozen: bool = False,
     ) -> None:
         super().__init__(names)
         self.dropout = dropout
         self.rank = rank
-        self.add("down", rank, linear.in_features, start=start or uniform(linear.in_features))
+        add = self.draw if frozen else self.add
+        add("down", rank, linear.in_features, start=start or uniform(linear.in_features))
         self.add("up", linear.out_features, rank)
         self.note("scale", scale)
 
@@ -291,6 +306,14 @@ def trained_at(site: ModuleSite, kind: type[SiteBank], who: str) -> Any:
     if not isinstance(first, Adapted) or not isinstance(first.bank, kind):
         raise ValueError(f"{who} combines banks of type {kind.__name__}; {site!r} has none")
     return first.bank
+
+
+def plain_pairs_at(site: ModuleSite, who: str) -> LowRankBank:
+    """The first stage's low-rank pairs at a site; ``ValueError`` for such that are more than it."""
+    found: LowRankBank = trained_at(site, LowRankBank, who)
+    if type(found) is not LowRankBank:
+        raise ValueError(f"{who} mixes plain pairs, as lora's; {site.path} has others")
+    return found
 
 
 def width_of(base: nn.Module) -> int:

@@ -103,10 +103,10 @@ class Adapted(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """As the frozen module, each row by its task."""
-        if self.folded:
-            return self.base(*inputs, **named)
-        if self.routing.now.off:
+        if self.folded or self.routing.now.off:
             return self.frozen(*inputs, **named)
+        if self.routing.now.first and isinstance(self.base, Adapted):
+            return self.base(*inputs, **named)
         return self.bank(self.base, self.routing, *inputs, **named)
 
     @torch.no_grad()
@@ -114,8 +114,8 @@ class Adapted(nn.Module):
         """Make one task part of the weights; ``ValueError`` where one is already, or cannot be."""
         if self.folded:
             raise ValueError("a task is folded in already; unfold it first")
-        changed = self.bank.fold(self.base, task)
-        own = dict(self.base.named_parameters())
+        changed = self.bank.fold(self.frozen, task)
+        own = dict(self.frozen.named_parameters())
         self.kept = {name: own[name].detach().clone() for name in changed}
         for name, value in changed.items():
             own[name].copy_(value)
@@ -126,10 +126,17 @@ class Adapted(nn.Module):
         """Restore the frozen weights, bit for bit; ``ValueError`` where no task is folded in."""
         if not self.folded:
             raise ValueError("no task is folded in")
-        own = dict(self.base.named_parameters())
+        own = dict(self.frozen.named_parameters())
         for name, value in self.kept.items():
             own[name].copy_(value)
         self.kept, self.folded = {}, False
+
+
+def outermost(network: nn.Module) -> dict[str, Adapted]:
+    """What stands at each site by its path: the last stage's, not the one that it wraps."""
+    found = {path: m for path, m in network.named_modules() if isinstance(m, Adapted)}
+    inner = {layer.base for layer in found.values()}
+    return {path: layer for path, layer in found.items() if layer not in inner}
 
 
 class Adapter(Method):
@@ -139,12 +146,14 @@ class Adapter(Method):
     empty for the first of the method's ``places`` (roles) that the network has. ``types`` are those
     it can stand at. ``trained_on`` is the adapter that must have been trained on the network
     before, for methods of two stages: what that one trained is frozen then, and its sites are this
-    one's. ``transformers_only`` marks what stands in attention or before embeddings.
+    one's. ``transformers_only`` marks what stands in attention or before embeddings; with ``whole``
+    the network itself trains.
     """
 
     places: ClassVar[Sequence[Sequence[str]]] = (("query", "value"), ("linear",))
     types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
     transformers_only: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
 
     @property
     def named(self) -> Sequence[str]:
@@ -156,6 +165,11 @@ class Adapter(Method):
     def trained_on(self) -> Adapter | None:
         """The adapter of the first stage, or None."""
         return None
+
+    @property
+    def taught(self) -> float:
+        """How much what differs from the first stage's outputs counts in the loss of the second."""
+        return 0.0
 
     def attach(
         self, sites: Sequence[ModuleSite], tasks: TaskSet, routing: Routing
@@ -190,7 +204,7 @@ class Adapter(Method):
         raise ValueError(f"peft's files have no form for {self.card.name}")
 
     def begin(self, trunk: Trunk, batches: Iterable[Batch]) -> None:
-        """Start from data, where the card needs FEATURES; called once, before any training."""
+        """Start from what attaching does not see, as training batches; called once, before any."""
 
 
 def put(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.adapting.adapted import AdaptedTrunk
-from plait.adapting.base import Adapted, SiteBank
+from plait.adapting.base import SiteBank, outermost
 from plait.method import did_you_mean
 from plait.networks.base import escape
 from plait.networks.network import Network
@@ -33,14 +33,12 @@ def places(trunk: AdaptedTrunk) -> dict[str, SiteBank]:
     trunk.
     """
     stems = [path for path, m in trunk.base.named_modules() if isinstance(m, Transformer)]
-    found = {}
-    for path, module in trunk.base.named_modules():
-        if isinstance(module, Adapted):
-            stem = next((s for s in stems if f"{path}.".startswith(f"{s}.model.")), None)
-            found[path if stem is None else path.removeprefix(f"{stem}.model").lstrip(".")] = (
-                module.bank
-            )
-    if len(found) != sum(isinstance(module, Adapted) for module in trunk.base.modules()):
+    found, layers = {}, outermost(trunk.base)
+    for path, layer in layers.items():
+        stem = next((s for s in stems if f"{path}.".startswith(f"{s}.model.")), None)
+        short = path if stem is None else path.removeprefix(f"{stem}.model").lstrip(".")
+        found[short] = layer.bank
+    if len(found) != len(layers):
         raise ValueError("several transformers have adapters at the same paths; a file has one")
     return found
 
@@ -105,7 +103,7 @@ def base_digest(trunk: AdaptedTrunk) -> str:
     """A hash of the frozen network's tensors, of their names and types."""
     digest = hashlib.sha256()
     for name, tensor in sorted(trunk.base.state_dict().items()):
-        plain = name.replace(".base.", ".")
+        plain = ".".join(piece for piece in name.split(".") if piece != "base")
         digest.update(f"{plain} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -17,15 +17,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from plait.adapting.banks import OwnBank
 from plait.adapting.base import Adapter, SiteBank, put
 from plait.adapting.routing import Routing
-from plait.adapting.virtual import check_room, transformer_sites, with_prompt
+from plait.adapting.virtual import (
+    PromptBank,
+    check_room,
+    drawn,
+    prompt_config,
+    transformer_sites,
+    words_of,
+)
 from plait.method import Card, Law, Paper
-from plait.networks.base import Start, normal
+from plait.networks.base import normal
 from plait.sites import ModuleSite
 from plait.task import TaskSet
 
@@ -79,57 +84,12 @@ class Prompt(Adapter):
 
         def bank(site: ModuleSite) -> SiteBank:
             check_room(site, self.length, self.card.name)
-            table = site.module.get_input_embeddings().weight.detach()  # type: ignore[operator]
-            start = normal(0.5) if self.start == "normal" else _drawn(table)
-            return _PromptBank(tasks.names, self.length, table.shape[1], start)
+            table = words_of(site.module)
+            start = normal(0.5) if self.start == "normal" else drawn(table)
+            return PromptBank(tasks.names, self.length, table.shape[1], start)
 
         return put(sites, routing, bank)
 
     def peft_config(self, banks: Mapping[str, SiteBank], task: int) -> dict[str, Any]:
         """As prompt tuning."""
-        (bank,) = banks.values()
-        length, width = bank.exported(task)["prompt_embeddings"].shape
-        return {
-            "peft_type": "PROMPT_TUNING", "num_virtual_tokens": length, "token_dim": width,
-            "num_transformer_submodules": 1, "prompt_tuning_init": "RANDOM",
-        }  # fmt: skip
-
-
-def _drawn(table: Tensor) -> Start:
-    """Start from rows of an embedding table [vocabulary, d]."""
-
-    def start(slice_: Tensor, generator: torch.Generator) -> None:
-        rows = torch.randint(len(table), (len(slice_),), generator=generator)
-        slice_.copy_(table[rows.to(table.device)])
-
-    return start
-
-
-class _PromptBank(OwnBank):
-    """P [T, n, d], and which of its vectors a task has (files may bring fewer)."""
-
-    def __init__(self, names: Sequence[str], length: int, width: int, start: Start) -> None:
-        super().__init__(names)
-        self.add("prompt", length, width, start=start)
-        self.note("length", float(length))
-
-    def forward(self, base: nn.Module, routing: Routing, *inputs: Any, **named: Any) -> Any:  # noqa: ARG002
-        task = routing.task
-        own = self.stack("prompt").index_select(0, task)
-        length = self.get_buffer("length").index_select(0, task)
-        return with_prompt(base, own, length, **named)
-
-    def exported(self, task: int) -> Mapping[str, Tensor]:
-        """The prompt under peft's name."""
-        length = int(self.get_buffer("length")[task])
-        return {"prompt_embeddings": self.stack("prompt")[task, :length]}
-
-    @torch.no_grad()
-    def take(self, task: int, tensors: Mapping[str, Tensor], scale: float) -> None:  # noqa: ARG002
-        """A prompt of at most this length; the vectors it lacks are not read."""
-        own, given = self.stack("prompt")[task], tensors["prompt_embeddings"]
-        if given.shape[1] != own.shape[1] or len(given) > len(own):
-            raise ValueError(f"the file has {tuple(given.shape)}, the network {tuple(own.shape)}")
-        own.zero_()
-        own[: len(given)] = given
-        self.get_buffer("length")[task] = len(given)
+        return prompt_config(banks, task)

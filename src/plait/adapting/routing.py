@@ -20,7 +20,7 @@ class Route:
 
     ``task`` [B] positions; ``rows``: tensors with a value for each row [B, ...], by name; ``made``:
     what was computed once for this forward, by the module that made it; ``penalties`` collects;
-    ``off``: the frozen network runs alone.
+    ``off``: the frozen network runs alone; ``first``: with the adapters of the first stage.
     """
 
     task: Tensor
@@ -28,6 +28,7 @@ class Route:
     made: Mapping[Any, Any] = field(default_factory=dict)
     penalties: dict[str, Tensor] = field(default_factory=dict)
     off: bool = False
+    first: bool = False
 
     def among(self, rows: Tensor) -> Route:
         """The route of some of the rows."""
@@ -42,9 +43,11 @@ class Routing:
         self._route: Route | None = None
 
     @contextmanager
-    def to(self, task: Tensor, made: Mapping[Any, Any] | None = None) -> Iterator[Route]:
+    def to(
+        self, task: Tensor, made: Mapping[Any, Any] | None = None, *, first: bool = False
+    ) -> Iterator[Route]:
         """Inside, row b of everything that runs belongs to task ``task[b]``."""
-        with self._at(Route(task, made=made or {})) as route:
+        with self._at(Route(task, made=made or {}, first=first)) as route:
             yield route
 
     @contextmanager

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from plait.adapting.banks import OwnBank
+from plait.adapting.base import SiteBank
+from plait.adapting.routing import Routing
+from plait.networks.base import Start
 from plait.networks.transformer import Transformer
 from plait.sites import ModuleSite
 
@@ -44,17 +48,18 @@ def check_room(site: ModuleSite, length: int, who: str, needs: str = "inputs_emb
         )
 
 
-def mask_with(own: Tensor, length: Tensor, attention_mask: Tensor) -> Tensor:
+def mask_with(own: Tensor, length: Tensor | None, attention_mask: Tensor) -> Tensor:
     """The mask [B, n + longest] of texts after n virtual tokens, of which length [B] are read."""
-    places = torch.arange(own.shape[1], device=own.device)
-    read = places < length.unsqueeze(1)
+    read = torch.ones(own.shape[:2], dtype=torch.bool, device=own.device)
+    if length is not None:
+        read = torch.arange(own.shape[1], device=own.device) < length.unsqueeze(1)
     return torch.cat([read.to(attention_mask.dtype), attention_mask], dim=1)
 
 
 def with_prompt(
     base: nn.Module,
     own: Tensor,
-    length: Tensor,
+    length: Tensor | None,
     *,
     input_ids: Tensor,
     attention_mask: Tensor,
@@ -103,3 +108,60 @@ def attention_shape(model: nn.Module) -> tuple[int, int, int]:
     width = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
     groups = getattr(config, "num_key_value_heads", None) or heads
     return int(config.num_hidden_layers), int(groups), int(width)
+
+
+class PromptBank(OwnBank):
+    """P [T, n, d] before a transformer, and how many a task has (files may bring fewer)."""
+
+    def __init__(self, names: Sequence[str], length: int, width: int, start: Start) -> None:
+        super().__init__(names)
+        self.add("prompt", length, width, start=start)
+        self.note("length", float(length))
+
+    def forward(self, base: nn.Module, routing: Routing, *inputs: Any, **named: Any) -> Any:  # noqa: ARG002
+        """The states of the texts, with their tasks' prompts before them."""
+        task = routing.task
+        own = self.stack("prompt").index_select(0, task)
+        length = self.get_buffer("length").index_select(0, task)
+        return with_prompt(base, own, length, **named)
+
+    def exported(self, task: int) -> Mapping[str, Tensor]:
+        """The prompt under peft's name."""
+        length = int(self.get_buffer("length")[task])
+        return {"prompt_embeddings": self.stack("prompt")[task, :length]}
+
+    @torch.no_grad()
+    def take(self, task: int, tensors: Mapping[str, Tensor], scale: float) -> None:  # noqa: ARG002
+        """A prompt of at most this length; the vectors it lacks are not read."""
+        own, given = self.stack("prompt")[task], tensors["prompt_embeddings"]
+        if given.shape[1] != own.shape[1] or len(given) > len(own):
+            raise ValueError(f"the file has {tuple(given.shape)}, the network {tuple(own.shape)}")
+        own.zero_()
+        own[: len(given)] = given
+        self.get_buffer("length")[task] = len(given)
+
+
+def words_of(model: nn.Module) -> Tensor:
+    """The embeddings of a transformer's vocabulary [V, d]."""
+    table: Tensor = model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+    return table
+
+
+def drawn(table: Tensor) -> Start:
+    """Start from drawn rows of a table of embeddings [V, d]."""
+
+    def start(slice_: Tensor, generator: torch.Generator) -> None:
+        rows = torch.randint(len(table), (len(slice_),), generator=generator)
+        slice_.copy_(table[rows.to(table.device)])
+
+    return start
+
+
+def prompt_config(banks: Mapping[str, SiteBank], task: int) -> dict[str, Any]:
+    """Peft's configuration of prompt tuning for the only bank there is."""
+    (bank,) = banks.values()
+    length, width = bank.exported(task)["prompt_embeddings"].shape
+    return {
+        "peft_type": "PROMPT_TUNING", "num_virtual_tokens": length, "token_dim": width,
+        "num_transformer_submodules": 1, "prompt_tuning_init": "RANDOM",
+    }  # fmt: skip

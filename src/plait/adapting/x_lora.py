@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plait.adapting.banks import LowRankBank, gated, trained_at
+from plait.adapting.banks import LowRankBank, SecondBank, gated, plain_pairs_at
 from plait.adapting.base import Adapted, Adapter, SiteBank, put
 from plait.adapting.routing import Routing
 from plait.adapting.virtual import transformer_sites
@@ -101,13 +101,10 @@ class XLora(Adapter):
     ) -> nn.ModuleDict:
         """Wrap the pairs at the sites and the transformers; ``ValueError`` for other adapters."""
         firsts = {
-            site.path: trained_at(site, LowRankBank, "x_lora")
+            site.path: plain_pairs_at(site, "x_lora")
             for site in sites
             if isinstance(site.module, Adapted)
         }
-        for path, first in firsts.items():
-            if type(first) is not LowRankBank:
-                raise ValueError(f"x_lora mixes plain pairs, as lora's; {path} has others")
         order = {path: number if self.layerwise else 0 for number, path in enumerate(firsts)}
 
         def bank(site: ModuleSite) -> SiteBank:
@@ -153,7 +150,7 @@ class _Classifier(SiteBank):
         return (scores / self.temperature).softmax(-1)
 
 
-class _MixedBank(SiteBank):
+class _MixedBank(SecondBank):
     """What stands at one site: the frozen pairs of the first stage."""
 
     def __init__(self, first: LowRankBank, place: int) -> None:
@@ -161,13 +158,8 @@ class _MixedBank(SiteBank):
         self.first = (first,)  # frozen, and registered by the trunk
         self.place = place
 
-    def forward(self, base: nn.Module, routing: Routing, *inputs: Any, **named: Any) -> Any:  # noqa: ARG002
+    def adapt(self, x: Tensor, y: Tensor, routing: Routing) -> Tensor:
         """The frozen layer's output, and the pairs' as the gates say."""
-        (first,), (x,) = self.first, inputs
-        assert isinstance(base, Adapted)
-        y: Tensor = base.base(x)
+        (first,) = self.first
         gates = routing.given("gates")[:, :, self.place] * first.scale
-        found = gated(
-            routing.by_row(x), routing.by_row(y), first.stack("down"), first.stack("up"), gates
-        )
-        return found.view(y.shape)
+        return gated(x, y, first.stack("down"), first.stack("up"), gates)

@@ -104,6 +104,12 @@ class Bank(nn.Module):
         self.reset()
         return parameter
 
+    def draw(self, name: str, *shape: int, start: Start) -> None:
+        """Add constants [S, *shape] that start as a parameter's slices do, and are not trained."""
+        self.register_buffer(name, torch.zeros(len(self.names), *shape))
+        self.starts[name] = start
+        self.reset()
+
     def note(self, name: str, value: float) -> None:
         """Add a constant [S] that is stored for each slice and not trained."""
         self.notes[name] = value
@@ -115,7 +121,7 @@ class Bank(nn.Module):
         self.mark()
 
     def stack(self, name: str) -> Tensor:
-        """A parameter [S, ...], or what ``functional_call`` puts in its place."""
+        """A parameter or constant [S, ...], or what ``functional_call`` puts in its place."""
         found: Tensor = getattr(self, name)
         return found
 
@@ -124,28 +130,29 @@ class Bank(nn.Module):
         """Start afresh, each slice keyed by (seed, place, parameter, slice)."""
         generator = torch.Generator()
         for name, start in self.starts.items():
-            fresh = torch.empty(self.get_parameter(name).shape)
+            fresh = torch.empty(self.stack(name).shape)
             starts = [start] * len(fresh) if callable(start) else start
             for (owner, about, number), begin, slice_ in zip(
                 self.slices, starts, fresh, strict=True
             ):
                 more = (about, number) if about is not None or number else ()
                 begin(slice_, generator.manual_seed(key(seed, place, name, owner, *more)))
-            self.get_parameter(name).copy_(fresh)
+            self.stack(name).copy_(fresh)
 
     @torch.no_grad()
     def select(self, names: Sequence[str], seed: int = 0, place: str = "") -> None:
         """Hold one slice for each of these names; those of new names start as in :meth:`reset`."""
         before = {name: position for position, name in enumerate(self.names)}
-        old = {name: self.get_parameter(name) for name in self.starts}
+        old = {name: self.stack(name) for name in self.starts}
         kept = {name: self.get_buffer(name) for name in self.notes}
         self.names = tuple(names)
         self.slices = tuple(_numbered(self.names, [None] * len(names)))
         there = [(row, before[name]) for row, name in enumerate(names) if name in before]
-        for name, parameter in old.items():
-            fresh = parameter.new_empty(len(names), *parameter.shape[1:])
-            trains = parameter.requires_grad
-            self.register_parameter(name, nn.Parameter(fresh, requires_grad=trains))
+        for name, value in old.items():
+            fresh = value.new_empty(len(names), *value.shape[1:])
+            if isinstance(value, nn.Parameter):
+                fresh = nn.Parameter(fresh, requires_grad=value.requires_grad)
+            setattr(self, name, fresh)
         self.reset(seed, place)
         for name, buffer in kept.items():
             self.register_buffer(name, buffer.new_full((len(names),), self.notes[name]))

@@ -80,8 +80,9 @@ def slices_of(state: Mapping[str, Tensor], network: Network, task: str) -> dict[
 def close(one: Mapping[str, Tensor], two: Mapping[str, Tensor], tolerance: float, why: str) -> None:
     """Fail unless the tensors under the names of ``one`` agree."""
     for name, value in one.items():
-        gap = float((value - two[name]).detach().abs().max()) if value.numel() else 0.0
-        assert value.shape == two[name].shape, f"{why}: {name} has shape {tuple(value.shape)}"
+        other = two[name].detach().double()
+        gap = float((value.detach().double() - other).abs().max()) if value.numel() else 0.0
+        assert value.shape == other.shape, f"{why}: {name} has shape {tuple(value.shape)}"
         assert gap <= tolerance, f"{why}: {name} differs by {gap:.3g}, {tolerance:g} is allowed"
 
 

@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 from plait.adapting.adapted import build_adapted
 from plait.comparing.apart import network_of
 from plait.comparing.building import fresh, make_network, train_network
-from plait.comparing.model import Model, NetworkModel
+from plait.comparing.model import Model, NetworkModel, featured
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Started, Strategy
 from plait.comparing.timing import seconds_of
+from plait.data.mixing import feed_for
 from plait.method import Card, Method, Need
 
 
@@ -78,9 +79,12 @@ class Adapt(Started):
         return max(1, round(self.share * left) - taken)
 
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:
-        """Attach the adapters and train them with the heads."""
-        start = parts["start"]
-        network = build_adapted(network_of(start, plan.tasks.names[0]), self._adapter(), seed)
+        """Attach the adapters, started from the training rows where they ask, and train them."""
+        start, adapter = parts["start"], self._adapter()
+        network = build_adapted(network_of(start, plan.tasks.names[0]), adapter, seed)
+        data = featured(network, plan.dataset, plan.folder)
+        feed = feed_for(data, plan.training, seed, network.tasks.names)
+        adapter.begin(network.trunk, (feed.batch(step) for step in range(feed.steps)))
         passes = self.passes(plan)
         found = train_network(plan, network, seed, folder, passes=passes)
         spent = int(start.evidence["passes"])

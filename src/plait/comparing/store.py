@@ -113,7 +113,7 @@ class Store:
         else:
             write_json(folder / "cell.json", {**cell.describe(), **facts})
             yield folder
-            publish(folder, {"key": cell.key}, leave=WORK)
+            publish(folder, {"key": cell.key}, leave=(WORK,))
         self._publish(lease, folder)
 
     def _take_over(self, lease: Lease) -> Path:

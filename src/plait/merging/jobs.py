@@ -19,7 +19,7 @@ from plait.merging.engine import BLOCK
 from plait.merging.kinship import kinship
 from plait.merging.pool import Pool, PoolError
 from plait.method import spell
-from plait.weights.checkpoints import open_checkpoint
+from plait.weights.checkpoints import Checkpoint, open_checkpoint
 from plait.weights.companions import companions, open_model, tokenizer_differences
 from plait.weights.files import DamagedError, write_atomic, write_json
 from plait.weights.folders import SHARD, Folder
@@ -58,6 +58,10 @@ class Job:
 
         models = {name: opened(name, path) for name, path in self.models.items()}
         base = None if self.base is None else opened("the base", self.base)
+        try:
+            self._carried()
+        except DamagedError as error:
+            problems.append(str(error))
         if self.tokenizer == "refuse" and not problems:
             problems += self._tokenizers()
         if problems:
@@ -76,10 +80,14 @@ class Job:
         """
         pool = self.pool()
         sink = Folder(out, self._identity(), shard=shard, replace=replace)
-        merged = self.method.merge(pool, sink=sink, workers=workers)
+        try:
+            merged = self.method.merge(pool, sink=sink, workers=workers)
+            about = self._about(pool, merged, sink)
+        except PoolError:  # a value that no other attempt will change
+            sink.drop()
+            raise
         for file in self._carried():
             shutil.copyfile(file, sink.part / file.name)
-        about = self._about(pool, merged, sink)
         write_json(sink.part / ABOUT, about)
         write_atomic(sink.part / "README.md", card(about, self._carried()).encode())
         sink.seal({"made_by": f"plait {plait.__version__}", "kind": "merge"})
@@ -118,6 +126,7 @@ class Job:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _about(self, pool: Pool, merged: Merged, sink: Folder) -> dict[str, Any]:
+        made = open_checkpoint(sink.part)
         return {
             "recipe": self.spelled(),
             "summary": self.method.card.summary,
@@ -126,7 +135,7 @@ class Job:
             "notes": list(self.notes),
             "evidence": dict(merged.evidence),
             "kinship": kinship(pool).told(),
-            "tensors": [_noted(site, sink, pool) for site in pool.sites],
+            "tensors": [_noted(made, site, pool) for site in made.sites.values()],
         }
 
 
@@ -148,12 +157,15 @@ def _parent(path: Path) -> dict[str, Any]:
     return {"path": str(path), "files": found}
 
 
-def _noted(site: Site, sink: Folder, pool: Pool) -> dict[str, Any]:
-    """Norm, and share of change against the base (the first model), of a merged tensor."""
+def _noted(made: Checkpoint, site: Site, pool: Pool) -> dict[str, Any]:
+    """Norm, and share of change against the base (the first model), of a merged tensor.
+
+    One that has no counterpart of its shape there has changed by no share.
+    """
     found: dict[str, Any] = {"name": site.name, "type": site.words}
-    if not site.floating:
+    if not (site.floating and pool.shape(site.name) == site.shape):
         return found
-    made, size, change = open_checkpoint(sink.part), 0.0, 0.0
+    size, change = 0.0, 0.0
     for start in range(0, site.size, BLOCK):
         stop = min(start + BLOCK, site.size)
         new, old = np.empty((2, stop - start), site.working)

@@ -87,6 +87,11 @@ class Pool:
         """Write values of :meth:`origin` into ``out``, in the working type."""
         self._reference[1].read(site.name, start, stop, out)
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of the base's tensor of that name (the first model's), if there is one."""
+        site = self._reference[1].names.get(name)
+        return None if site is None else site.shape
+
     def block(
         self, site: Site, start: int, stop: int, *, against_base: bool, check: bool = True
     ) -> tuple[Array, Array | None]:
@@ -138,6 +143,9 @@ class Pool:
 
     def _mismatches(self) -> Iterator[str]:
         first, reference = self._reference
+        if reference.partial and self._base is not None:
+            yield "the base is a LoRA adapter; name the model it was made from"
+            return
         for site in reference.sites.values():
             if site.kind not in STORED:
                 kind = WORDS.get(site.kind, site.kind)

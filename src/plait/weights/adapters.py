@@ -27,6 +27,7 @@ from plait.weights.states import read_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
 PREFIX = "base_model.model."
 _PART = re.compile(r"(.+)\.lora_(A|B|embedding_A|embedding_B)(?:\.default)?(?:\.weight)?")
 
@@ -56,6 +57,11 @@ class Adapter(Source):
             raise DamagedError(f"{folder / CONFIG}: not an adapter's configuration")
         _refuse(folder, config)
         path = folder / WEIGHTS
+        if not path.exists() and (folder / PICKLED).exists():
+            raise DamagedError(
+                f"{folder / PICKLED} is a pickle, which can run any program when it is read; where "
+                "you trust it, load it with peft and save it again"
+            )
         inside(folder, path)
         self.checkpoint = Checkpoint(folder, {path: read_header(path)})
         self._products, whole = _sorted(folder, self.checkpoint, config)
@@ -112,6 +118,8 @@ def _refuse(folder: Path, config: Mapping[str, Any]) -> None:
                        ("use_qalora", "QALoRA's factors belong to a quantised base")):  # fmt: skip
         if config.get(key):
             raise DamagedError(f"{folder}: {words}; fold it into its base with peft first")
+    if not isinstance(config.get("lora_alpha"), int | float):
+        raise DamagedError(f"{folder / CONFIG}: lora_alpha is missing or no number")
 
 
 def _sorted(
@@ -144,7 +152,7 @@ def _sorted(
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", rank))
+    alpha = _by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
     return float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
 
 

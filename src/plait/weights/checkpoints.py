@@ -38,9 +38,18 @@ class Checkpoint(Source):
         self.metadata = {path: header.metadata for path, header in files.items()}
         sites = []
         self._places: dict[str, tuple[Path, int]] = {}
+        stored = {name for header in files.values() for name in header.tensors}
         for path, header in files.items():
             tied: dict[str, list[str]] = {}
             for alias, owner in header.metadata.items():  # as safetensors' save_model tells it
+                if owner not in header.tensors or alias == "format":
+                    continue
+                if alias in stored:
+                    raise DamagedError(
+                        f"{path}: {alias[:80]!r} is stored, and said to be tied to {owner[:80]!r}; "
+                        f"{AGAIN}"
+                    )
+                stored.add(alias)
                 tied.setdefault(owner, []).append(alias)
             for name, (kind, shape) in header.tensors.items():
                 aliases = tuple(tied.get(name, ()))

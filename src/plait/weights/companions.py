@@ -22,6 +22,8 @@ CARRIED = (
     "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
     "chat_template.json", "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
+SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
 MOST = 2**28  # bytes of one file that is carried over
 SHOWN = 5
 
@@ -58,9 +60,9 @@ def tokenizer_differences(one: Path, other: Path) -> Iterator[str]:
             if tokens:
                 more = f" and {len(tokens) - SHOWN:,} more" if len(tokens) > SHOWN else ""
                 yield f"it {words} {', '.join(map(repr, tokens[:SHOWN]))}{more}"
-    before, after = _json(one / "tokenizer_config.json"), _json(other / "tokenizer_config.json")
+    before, after = _settings(one), _settings(other)
     if before and after:
-        for key in ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template"):
+        for key in (*SPECIAL, "chat_template", *TEMPLATES):
             if _text(before.get(key)) != _text(after.get(key)):
                 yield f"its {key} is {_short(after.get(key))}, not {_short(before.get(key))}"
 
@@ -69,12 +71,28 @@ def _vocabulary(folder: Path) -> Mapping[str, int] | None:
     told = _json(folder / "tokenizer.json")
     model = told.get("model") if isinstance(told, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocabulary, list):  # unigram models list pairs of a token and its score
-        vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
-    if not isinstance(vocabulary, dict):
-        return None
-    added = {one["content"]: one["id"] for one in told.get("added_tokens", ())}
+    try:
+        if isinstance(vocabulary, list):  # unigram models list pairs of a token and its score
+            vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
+        if not isinstance(vocabulary, dict):
+            return None
+        added = {one["content"]: one["id"] for one in told.get("added_tokens") or ()}
+    except (TypeError, KeyError, IndexError) as error:
+        raise DamagedError(
+            f"{folder / 'tokenizer.json'}: its words are not listed as tokenizers lists them"
+        ) from error
     return {**vocabulary, **added}
+
+
+def _settings(folder: Path) -> Mapping[str, Any]:
+    """The special words and templates of a tokenizer, those of files by the file's name."""
+    told = _json(folder / "tokenizer_config.json")
+    if not isinstance(told, dict):
+        raise DamagedError(f"{folder / 'tokenizer_config.json'}: not a tokenizer's settings")
+    files = [folder / name for name in TEMPLATES if (folder / name).is_file()]
+    for file in files:
+        inside(folder, file)
+    return {**told, **{file.name: file.read_text("utf-8", "replace") for file in files}}
 
 
 def _json(path: Path) -> Any:

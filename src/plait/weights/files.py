@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,16 +104,16 @@ def digest(path: str | Path) -> str:
 
 
 def publish(
-    folder: str | Path, about: Mapping[str, Any] | None = None, *, leave: str | None = None
+    folder: str | Path, about: Mapping[str, Any] | None = None, *, leave: Collection[str] = ()
 ) -> None:
     """Seal a folder: a manifest with the size and SHA-256 of every file, written last.
 
-    ``about`` is plain data kept in the manifest beside the list. ``leave`` names a folder inside
-    that is no part of what is sealed.
+    ``about`` is plain data kept in the manifest beside the list. ``leave`` names files and folders
+    inside that are no part of what is sealed.
     """
     folder = Path(folder)
     files = {}
-    paths = [path for path in _contents(folder) if path.relative_to(folder).parts[0] != leave]
+    paths = [p for p in _contents(folder) if p.relative_to(folder).parts[0] not in leave]
     for path in paths:
         flush(path)
         entry = {"sha256": digest(path), "bytes": path.stat().st_size}
@@ -164,6 +165,16 @@ def sweep(folder: str | Path) -> list[Path]:
             path.unlink(missing_ok=True)
         gone.append(path)
     return gone
+
+
+def sweep_beside(path: str | Path) -> None:
+    """Remove what killed processes left of replacing or discarding one file or folder."""
+    path = Path(path)
+    names = re.compile(rf"\.{_HOST}-\d+-\w+-[0-9a-f]{{8}}{re.escape(path.suffix)}\.tmp")
+    for stray in path.parent.glob(".*.tmp"):
+        if names.fullmatch(stray.name) and _stray(stray):
+            shutil.rmtree(stray, ignore_errors=True)
+            stray.unlink(missing_ok=True)
 
 
 def born(process: int) -> str:

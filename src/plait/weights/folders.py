@@ -31,6 +31,7 @@ from plait.weights.files import (
     published,
     read_json,
     sweep,
+    sweep_beside,
     temporary_beside,
     write_json,
 )
@@ -123,13 +124,17 @@ class Folder(Sink):
 
     def seal(self, about: Mapping[str, Any] | None = None) -> None:
         """Put the finished folder into its place, with a manifest of every file's SHA-256."""
+        publish(self.part, about, leave=(PROGRESS, CLAIM))
         for name in (PROGRESS, CLAIM):
             (self.part / name).unlink(missing_ok=True)
-        publish(self.part, about)
         if self.path.exists():
             discard(self.path)
         self.part.rename(self.path)
         flush(self.path.parent)
+
+    def drop(self) -> None:
+        """Remove what was written."""
+        discard(self.part)
 
     @property
     def tensors(self) -> State:
@@ -147,6 +152,8 @@ class Folder(Sink):
     def _begin(self, needed: int) -> None:
         """Take the hidden folder, empty or with the finished shards of the same merge."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
+        sweep_beside(self.part)
+        sweep_beside(self.path)
         if self.part.is_dir() and not _continued(self.part, self.identity):
             discard(self.part)
         self.part.mkdir(exist_ok=True)
@@ -284,7 +291,8 @@ def _laid(sites: Sequence[Site], layout: Layout) -> Laid:
 def _continued(part: Path, identity: str) -> bool:
     """Whether a folder was left by the same merge; refuse to touch what is not a merge's."""
     if not (part / PROGRESS).is_file():
-        if any(part.iterdir()) and not any(part.glob(".*.tmp")):
+        others = [path for path in part.iterdir() if path.name != CLAIM]
+        if others and not published(part) and not any(part.glob(".*.tmp")):
             raise FolderError(f"{part} is in the way and was not left by a merge; remove it")
         return False
     try:

@@ -21,6 +21,8 @@ Array = np.ndarray[Any, Any]
 MOST_HEADER = 2**26  # bytes
 MOST_TENSORS = 500_000
 LONGEST_NAME = 10_000
+MOST_AXES = 64  # as numpy has them
+MOST_VALUES = 2**63
 AGAIN = "copy the file again from where it is whole"
 
 
@@ -96,7 +98,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
 
     try:
         told = json.loads(text, object_pairs_hook=unique)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits
         raise DamagedError(f"{path}: its header is not readable ({error}); {AGAIN}") from error
     if not isinstance(told, dict):
         raise DamagedError(f"{path}: its header is no list of tensors; {AGAIN}")
@@ -107,15 +109,20 @@ def _place(path: Path, name: str, row: Any) -> tuple[str, tuple[int, ...], int, 
     """Type, shape, begin and end of one tensor."""
     if len(name) > LONGEST_NAME:
         raise DamagedError(f"{path}: the tensor {name[:80]!r}… has a name of {len(name)} letters")
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise DamagedError(f"{path}: the name {name[:80]!r} is no text; {AGAIN}")
     match row:
         case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
-            counts = all(type(side) is int and side >= 0 for side in shape)
+            counts = len(shape) <= MOST_AXES and all(
+                type(side) is int and 0 <= side < MOST_VALUES for side in shape
+            )
         case _:
             raise DamagedError(f"{path}: its header does not say what {name!r} is; {AGAIN}")
     if kind not in SIZES:
         raise DamagedError(f"{path}: {name!r} has the type {kind!r}, which plait does not read")
-    if not counts or not 0 <= begin <= end:
-        raise DamagedError(f"{path}: {name!r} has the shape {shape} at {begin} to {end}; {AGAIN}")
+    if not counts or not 0 <= begin <= end < MOST_VALUES:
+        told = ", ".join(map(str, shape[:8])) + (", …" if len(shape) > 8 else "")
+        raise DamagedError(f"{path}: {name!r} has the shape [{told}] at {begin} to {end}; {AGAIN}")
     wanted = math.prod(shape) * SIZES[kind]
     if end - begin != wanted:
         raise DamagedError(

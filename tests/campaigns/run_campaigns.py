@@ -13,23 +13,30 @@ from typing import Any
 
 import ending
 import filling
+import fuzzing
 import killing
 import losing
 import racing
 
-# Each with its own measure: how many blows, or (filling) every how many writes one is failed.
+import merging
+
+# Each with its own measure: how many blows, (filling) every how many writes one is failed, or
+# (fuzzing) how many heads are damaged.
 FULL: dict[str, tuple[Callable[..., dict[str, Any]], int]] = {
     "killing": (killing.campaign, 1000),
     "ending": (ending.campaign, 100),
     "losing": (losing.campaign, 50),
     "filling": (filling.campaign, 1),
     "racing": (racing.campaign, 300),
+    "merging": (merging.campaign, 500),
+    "fuzzing": (fuzzing.campaign, 1_000_000),
 }
 # A killed process loses nothing that it wrote, on a disk or in memory; there flushing is free.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 WRONG = (
     "lost", "torn", "twice", "strays", "other tables", "other exit codes", "steps lost",
     "failed cells", "unreadable", "two results", "no result", "not whole",
+    "other bits", "crashes", "slow",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from plait.comparing.results import (
     Results,
     Standing,
     TaskScore,
+    Usage,
 )
 
 LOWER = {"rmse", "mae", "log_loss"}
@@ -91,6 +92,27 @@ def agreements_of(tasks: Sequence[str], strategies: Sequence[str]) -> list[Agree
         ]
         found.append(Agreement(strategy=strategy, seed="0", tasks=tasks, cosines=cosines))
     return found
+
+
+def usages_of(tasks: Sequence[str], strategy: str, shared: int = 2) -> list[Usage]:
+    """Two seeds and levels of an expert for each task beside shared ones; the first goes alone."""
+    owners = [*tasks, *[None] * shared]
+    experts = [f"expert 1 of {name}" for name in tasks]
+    experts += [f"shared expert {number + 1}" for number in range(shared)]
+    load = []
+    for name in tasks:
+        own = 0.9 if name == tasks[0] else 0.01
+        rest = [(1 - own) * part / sum(range(1, shared + 1)) for part in range(1, shared + 1)]
+        load.append([own if owner == name else None for owner in owners[:-shared]] + rest)
+    wrong = (f"underfit: {tasks[-1]} gives 1.0% of its gate to its own experts",)
+    return [
+        Usage(
+            strategy=strategy, seed=seed, tasks=tasks, experts=experts, owners=owners, load=load,
+            failures=wrong if level else (),
+        )
+        for seed in ("0", "1")
+        for level in range(2)
+    ]  # fmt: skip
 
 
 def contrasts_of(scores: Sequence[TaskScore]) -> list[Contrast]:
@@ -294,6 +316,7 @@ def demo() -> Results:
             steps=1800,
         ),
         agreements=agreements_of(names, ["joint", "pcgrad"]),
+        usages=usages_of(names, "mmoe"),
         definitions=DEFINITIONS,
         recipe=(
             "data:\n  table: scenes.npz\n  split: {column: split}\ntasks:\n"
@@ -380,6 +403,7 @@ def wide(tasks: int, seed: int = 7, title: str = "Assays") -> Results:
         warnings=(),
         curves=curves_of(names, steps, steps=900),
         agreements=agreements_of(names, ["joint", "pcgrad"]),
+        usages=usages_of(names, "joint"),
         contrasts=contrasts_of(scores),
         definitions=DEFINITIONS,
         recipe="data: {table: assays.parquet, id: mol_id}\ntasks: {assays: {columns: '*'}}\n",
@@ -532,6 +556,15 @@ def hostile(payloads: Sequence[str] = PAYLOADS) -> Results:
         agreements=[
             replace(each, strategy=ways[each.strategy], tasks=[tasks[n] for n in each.tasks])
             for each in clean.agreements
+        ],
+        usages=[
+            replace(
+                each, strategy=ways[each.strategy], seed=payloads[i % len(payloads)],
+                tasks=[tasks[n] for n in each.tasks], failures=payloads,
+                experts=[payloads[j % len(payloads)] for j in range(len(each.experts))],
+                owners=[owner and tasks[owner] for owner in each.owners],
+            )
+            for i, each in enumerate(clean.usages)
         ],
         contrasts=[
             replace(each, strategy=ways[each.strategy], against=payloads[0])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from plait.comparing.gathering import logs, plain_recipe
 from plait.comparing.study import Study
 from plait.comparing.watching import curves
@@ -12,6 +14,15 @@ def test_curves_of_networks_trained_apart_stand_together(study: Study) -> None:
     assert len(found) == 2  # one for each seed
     assert set(found[0].series) == {"click", "price", "grade"}
     assert all(len(values) == len(found[0].steps) for values in found[0].series.values())
+
+
+def test_the_use_of_experts_is_gathered_from_every_cell_that_has_some(study: Study) -> None:
+    found = study.results.usages
+    assert [(use.strategy, use.seed) for use in found] == [("experts", "0"), ("experts", "1")]
+    for use in found:
+        assert list(use.tasks) == ["click", "price", "grade"]
+        assert list(use.experts) == ["shared expert 1", "shared expert 2"]
+        assert [sum(row) for row in use.load] == pytest.approx([1, 1, 1], abs=1e-3)
 
 
 def test_a_study_that_had_no_file_is_told_in_yaml(study: Study) -> None:

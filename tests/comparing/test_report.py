@@ -103,7 +103,7 @@ NAMES = pytest.mark.parametrize("name", ["demo", "assays", "many", "damaged", "h
 def test_the_answer_comes_first_and_the_rest_in_reading_order(pages):
     assert list(pages["demo"].sections) == [
         "answer", "leaderboard", "tasks", "help", "cost", "learning", "weights", "conflict",
-        "data", "recipe", "environment", "notes", "words",
+        "experts", "data", "recipe", "environment", "notes", "words",
     ]  # fmt: skip
     answer = pages["demo"].sections["answer"]
     for words in ("One model is as good, at a quarter", "Use uncertainty", "tied with pcgrad"):

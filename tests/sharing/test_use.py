@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from written_out import batch_for, network, some_tasks
@@ -69,6 +72,16 @@ def test_own_experts_that_are_not_read_are_underfit():
         "dead: expert 1 of t2 is read by no task",
         "dead: expert 2 of t2 is read by no task",
     ]
+
+
+def test_what_a_cell_stores_is_plain_and_says_what_is_not_open():
+    (use,) = use_of(biased(network(Cgc(width=8), TASKS), {}))
+    told = json.loads(json.dumps(use.to_json(), allow_nan=False))
+    assert told["experts"][:1] + told["experts"][-1:] == ["expert 1 of t0", "shared expert 2"]
+    assert told["owners"] == ["t0", "t1", "t2", None, None]
+    assert told["load"][0] == [0.3333, None, None, 0.3333, 0.3333]
+    unknown = replace(use, silent=torch.full((5,), torch.nan)).to_json()
+    assert unknown["silent"] == [None] * 5
 
 
 @pytest.mark.parametrize(

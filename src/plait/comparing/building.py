@@ -20,7 +20,11 @@ from plait.method import Method, resolve, spell
 from plait.networks import Network, build_network
 from plait.networks.base import escape
 from plait.networks.heads import priors_of
+from plait.sharing.base import Mixture
+from plait.sharing.use import expert_use
 from plait.training import train
+
+LOOKED_AT = 1024  # validation rows that tell how experts are used
 
 
 def fresh(family: str, spelled: Method | str) -> Any:
@@ -111,6 +115,17 @@ def train_network(
     )
     best = run.step if run.best_step is None else run.best_step
     return {"best_pass": max(1, round(best / feed.steps))}
+
+
+def experts_used(plan: Plan, network: Network) -> list[dict[str, Any]]:
+    """How the tasks use the network's experts on validation rows, as plain data; [] without any."""
+    dataset = featured(network, plan.dataset, plan.folder)
+    rows = dataset.rows("valid")
+    if not len(rows) or not any(isinstance(module, Mixture) for module in network.modules()):
+        return []
+    some = torch.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).round().long()
+    batch = dataset.batch(rows[some]).to(next(network.parameters()).device)
+    return [use.to_json() for use in expert_use(network, batch.parts)]
 
 
 def encoder_frozen(plan: Plan, *, frozen: bool) -> Plan:

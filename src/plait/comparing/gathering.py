@@ -17,7 +17,7 @@ from plait.comparing.evaluate import read_predictions
 from plait.comparing.leaderboard import Contender, standings
 from plait.comparing.predictor import Predictor
 from plait.comparing.ranking import Ranking
-from plait.comparing.results import Cost, Failure, Results
+from plait.comparing.results import Cost, Failure, Results, Usage
 from plait.comparing.statistics import DEFINITIONS, CellPredictions, TaskPredictions, rank
 from plait.comparing.watching import Log, agreement, curves
 from plait.method import spell
@@ -63,6 +63,7 @@ def gather(study: Study) -> Results:
         warnings=tables[0]["warnings"],
         curves=tuple(curve for own, _ in logged for curve in own),
         agreements=tuple(each for _, each in logged if each is not None),
+        usages=tuple(usages(study, finished)),
         contrasts=compared(test),
         definitions={
             **DEFINITIONS,
@@ -107,6 +108,15 @@ def logs(study: Study, finished: Mapping[Place, Cell]) -> Iterator[Log]:
         path = study.store.path(cell.key) / "events.jsonl"
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         yield Log(place.label, seed_name(study, place), [json.loads(line) for line in lines])
+
+
+def usages(study: Study, finished: Mapping[Place, Cell]) -> Iterator[Usage]:
+    """How the tasks of each cell use experts, where it has any."""
+    for place, cell in finished.items():
+        told = study.store.read(cell.key, "model/model.json")["evidence"].get("experts", [])
+        for use in told:
+            named = {name: use[name] for name in ("tasks", "experts", "owners", "load", "failures")}
+            yield Usage(strategy=place.label, seed=seed_name(study, place), **named)
 
 
 def _why(label: str, failed: Sequence[Failure]) -> str:

@@ -146,6 +146,23 @@ class Agreement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Usage:
+    """How the tasks of one cell use the experts of one mixture, on validation rows.
+
+    ``load`` [T, E] is the mean share of a task's gate, None where the expert is not open to it;
+    ``owners`` [E] are whose the experts are (None: shared), ``failures`` what has gone wrong.
+    """
+
+    strategy: str
+    seed: str
+    tasks: Sequence[str]
+    experts: Sequence[str]
+    owners: Sequence[str | None]
+    load: Sequence[Sequence[float | None]]
+    failures: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """Everything a report shows, in the order it shows it. Standings are best first."""
 
@@ -159,6 +176,7 @@ class Results:
     warnings: Sequence[str] = ()
     curves: Sequence[Curve] = ()
     agreements: Sequence[Agreement] = ()
+    usages: Sequence[Usage] = ()
     contrasts: Sequence[Contrast] = ()  # where strategies are many
     definitions: Mapping[str, str] = field(default_factory=dict)
     recipe: str = ""

@@ -7,6 +7,7 @@ all zero; a shared one has *degraded* that one task has to itself; a task's own 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,16 +81,24 @@ class ExpertUse:
                 yield f"underfit: {task} gives {share:.1%} of its gate to its own experts"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as a cell stores it."""
+        """Plain data, as a cell stores it; None for what is not known, or not open to a task."""
         return {
             "place": self.place,
             "tasks": list(self.tasks),
             "experts": [self.name(e) for e in range(len(self.owners))],
-            "load": [[round(v, 4) for v in row] for row in self.load.tolist()],
-            "entropy": [round(v, 4) for v in self.entropy.tolist()],
-            "silent": [round(v, 4) for v in self.silent.tolist()],
+            "owners": list(self.owners),
+            "load": [
+                [_short(v) if may else None for v, may in zip(*row, strict=True)]
+                for row in zip(self.load.tolist(), self.reads.tolist(), strict=True)
+            ],
+            "entropy": [_short(v) for v in self.entropy.tolist()],
+            "silent": [_short(v) for v in self.silent.tolist()],
             "failures": self.failures(),
         }
+
+
+def _short(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
 
 
 @torch.no_grad()
@@ -99,11 +108,13 @@ def expert_use(network: Network, parts: Parts) -> list[ExpertUse]:
     One entry for each place where tasks have gates of their own, in the order of the network. The
     network runs in evaluation mode and stays as it was.
     """
-    rows = sum(len(next(iter(part.values()))) for part in parts.values())
+    some = [next(iter(part.values())) for part in parts.values()]
+    rows, device = sum(map(len, some)), some[0].device
     gates: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
     silent: dict[str, list[Tensor]] = {}
     with evaluating(network), _hooked(network, gates, silent):
-        network(parts, {key: _every(group, rows) for key, group in network.tasks.groups.items()})
+        groups = network.tasks.groups
+        network(parts, {key: _every(group, rows, device) for key, group in groups.items()})
     modules = dict(network.named_modules())
     found = []
     for path, seen in gates.items():
@@ -115,9 +126,9 @@ def expert_use(network: Network, parts: Parts) -> list[ExpertUse]:
     return found
 
 
-def _every(group: HeadGroup, rows: int) -> Records:
-    task = torch.arange(len(group.tasks)).repeat_interleave(rows)
-    return Records(task, torch.arange(rows).repeat(len(group.tasks)))
+def _every(group: HeadGroup, rows: int, device: torch.device) -> Records:
+    task = torch.arange(len(group.tasks), device=device).repeat_interleave(rows)
+    return Records(task, torch.arange(rows, device=device).repeat(len(group.tasks)))
 
 
 @contextmanager

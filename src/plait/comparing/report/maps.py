@@ -125,7 +125,7 @@ def _time_map(
         note = f"{len(names)} tasks in {GROUPS} groups by their last value, largest first."
     told = ", ".join(f"{row.name} {row.end}" for row in rows[:ROWS])
     words = f"{what} under {title} over steps, as factors of the mean; at the end: {told}"
-    svg = _drawn(rows, words, foot=(f"step {span[0]:,}", f"{span[1]:,}"), wide=True)
+    svg = drawn(rows, words, foot=(f"step {span[0]:,}", f"{span[1]:,}"), wide=True)
     return Panel(title, svg, note)
 
 
@@ -180,7 +180,7 @@ def cosines(agreements: Sequence[Agreement], strategy: str) -> Panel | None:
     words = f"Mean cosine between the gradients of each pair of tasks under {strategy}" + (
         f": from {pairs.min():.2f} to {pairs.max():.2f}" if len(pairs) else ""
     )
-    return Panel(strategy, _drawn(rows, words, head=len(rows)), note.replace("-", numbers.MINUS))
+    return Panel(strategy, drawn(rows, words, head=len(rows)), note.replace("-", numbers.MINUS))
 
 
 def _mean_cosines(own: Iterable[Agreement], names: Sequence[str]) -> Floats:
@@ -251,7 +251,7 @@ def _label(names: Sequence[str]) -> str:
 # -- drawing ---------------------------------------------------------------------------------------
 
 
-def _drawn(
+def drawn(
     rows: Sequence[Row], words: str, *, foot: tuple[str, str] | None = None, head: int = 0,
     wide: bool = False,
 ) -> Markup:  # fmt: skip

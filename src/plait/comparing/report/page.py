@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from plait.comparing.report import curves, numbers, plots
 from plait.comparing.report.clean import cleaned
+from plait.comparing.report.experts import experts, wrong
 from plait.comparing.report.fronts import fronts
 from plait.comparing.report.glance import glance
 from plait.comparing.report.glossary import Glossary, lower, metric
@@ -71,6 +72,7 @@ def html(results: Results) -> str:
         norms=curves.norms(results), agreement=curves.agreement(results),
         contrasts=results.contrasts,
         fronts=fronts(results),
+        experts=experts(results), wrong=wrong(results),
         charted=charted, glossary=Glossary(results), pictures=pictures, unseen=unseen,
         recipe=results.recipe[:TEXT], cut=len(results.recipe) > TEXT,
         environment=[(key, told(value)) for key, value in results.environment.items()],

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from plait.comparing import escaping, words
 from plait.comparing.report import numbers
 from plait.comparing.report.clean import cleaned
+from plait.comparing.report.experts import wrong
 from plait.comparing.report.glossary import metric
 from plait.comparing.report.tables import SHOWN, WORDS, Tables, failures, some, told
 from plait.comparing.report.whiskers import verdict
@@ -44,6 +45,7 @@ def markdown(results: Results) -> str:
     parts.append(f"{_WORDS_OF_MARKS}; 95 % intervals in brackets.{left_out}")
     parts += ["## Each task in its own metric", _md_table(_figures(tables, tasks), right=2)]
     for title, lines in (
+        ("Experts", wrong(results)),
         ("Data", [f"Warning: {warning}" for warning in results.warnings] + [*results.facts]),
         ("Notes", results.notes),
         ("Environment", [f"{key}: {told(value)}" for key, value in results.environment.items()]),

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from plait.comparing.building import encoder_frozen, fresh, make_network, train_network
+from plait.comparing.building import (
+    encoder_frozen,
+    experts_used,
+    fresh,
+    make_network,
+    train_network,
+)
 from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Strategy
@@ -70,7 +76,8 @@ class Joint(Strategy):
         found = train_network(
             plan, network, seed, folder, balancer=self.balancing, procedure=self.procedure
         )
-        return NetworkModel(network, found)
+        used = experts_used(plan, network)
+        return NetworkModel(network, found | ({"experts": used} if used else {}))
 
     def seconds(self, plan: Plan) -> float:
         """From a few timed steps."""

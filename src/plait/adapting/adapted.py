@@ -115,6 +115,11 @@ class AdaptedTrunk(Trunk):
         """The banks, and what they share where it is one."""
         return _site_banks(self.banks)
 
+    def advance(self, step: int) -> None:
+        """Training is at this step."""
+        for bank in self.own:
+            bank.advance(step)
+
     def _penalties(self, present: Tensor) -> dict[str, Tensor]:
         each = [bank.penalty(present) for bank in self.own]
         found = [one for one in each if one is not None]

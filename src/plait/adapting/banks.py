@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from plait.adapting.base import Adapted, SiteBank
 from plait.adapting.routing import Routing
-from plait.networks.base import Start, TaskBank, normal, uniform
+from plait.networks.base import Start, TaskBank, normal, uniform, zeros
 from plait.sites import ModuleSite, role_sites
 
 
@@ -139,6 +139,29 @@ class LowRankBank(PairBank, OwnBank):
         self.scale[task] = scale
 
 
+class CommonLowRankBank(PairBank):
+    """A [1, r, d_in] and B [1, d_out, r] of one linear layer, for all tasks."""
+
+    def __init__(self, linear: nn.Linear, rank: int, scale: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.scale, self.dropout = scale, dropout
+        self.down = shared(1, rank, linear.in_features, start=uniform(linear.in_features))
+        self.up = shared(1, linear.out_features, rank, start=zeros)
+
+    def adapt(self, x: Tensor, y: Tensor, routing: Routing) -> Tensor:  # noqa: ARG002
+        """The frozen output plus s·B A x."""
+        narrow = F.linear(F.dropout(x, self.dropout, self.training), self.down[0])
+        return y + self.scale * F.linear(narrow, self.up[0])
+
+    def pair(self, task: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """(A, B), the same for every task."""
+        return self.down[0], self.up[0]
+
+    def factor(self, task: int) -> float:  # noqa: ARG002
+        """The scale s."""
+        return self.scale
+
+
 class BottleneckBank(OwnBank):
     """D [T, m, d], U [T, d, m] and biases: what a bottleneck adds, U_t f(D_t h + b_t) + b′_t.
 
@@ -150,13 +173,16 @@ class BottleneckBank(OwnBank):
         self, names: Sequence[str], base: nn.Module, width: int, activation: str, std: float
     ) -> None:
         super().__init__(names)
-        d = width_of(base)
         self.activation = activation
         self.again = type(base).__name__.endswith("Norm")
-        self.add("down", width, d, start=normal(std))
-        self.add("down_bias", width)
-        self.add("up", d, width, start=normal(std))
-        self.add("up_bias", d)
+        self.bottleneck("", width, width_of(base), std)
+
+    def bottleneck(self, which: str, width: int, d: int, std: float) -> None:
+        """Add the matrices and biases of one bottleneck, by names of that prefix."""
+        self.add(f"{which}down", width, d, start=normal(std))
+        self.add(f"{which}down_bias", width)
+        self.add(f"{which}up", d, width, start=normal(std))
+        self.add(f"{which}up_bias", d)
 
     def forward(self, base: nn.Module, routing: Routing, *inputs: Any, **named: Any) -> Any:
         """Follow the base, or its norm, for each row by its task."""
@@ -175,8 +201,12 @@ class BottleneckBank(OwnBank):
 
     def added(self, h: Tensor, routing: Routing) -> Tensor:
         """[B, n, d] → what the row's own bottleneck adds, [B, n, d]."""
+        return self.through(h, routing, "")
+
+    def through(self, h: Tensor, routing: Routing, which: str) -> Tensor:
+        """[B, n, d] → what the row's slices of the bottleneck of that prefix say, [B, n, d]."""
         down, down_bias, up, up_bias = (
-            self.stack(name).index_select(0, routing.task)
+            self.stack(f"{which}{name}").index_select(0, routing.task)
             for name in ("down", "down_bias", "up", "up_bias")
         )
         inner = torch.baddbmm(down_bias.unsqueeze(1), h, down.transpose(1, 2))

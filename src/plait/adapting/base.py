@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from plait.adapting.routing import Routing
 from plait.batch import Batch
 from plait.method import Method
-from plait.networks.base import Trunk, escape
+from plait.networks.base import Trunk, escape, task_slices
 from plait.sites import ModuleSite, module_sites, role_sites
 from plait.task import TaskSet
 
@@ -46,6 +46,14 @@ class SiteBank(nn.Module):
         Raises ``ValueError`` where no plain tensors can.
         """
         raise ValueError("these adapters read their input and cannot be folded into weights")
+
+    def advance(self, step: int) -> None:
+        """Training is at this step; for what changes with it."""
+
+    def stored(self, task: str) -> int:
+        """How many numbers here belong to that task alone."""
+        slices = [(p, task_slices(p) or ()) for p in self.parameters()]
+        return sum(names.count(task) * p[0].numel() for p, names in slices if names)
 
     def penalty(self, present: Tensor) -> Tensor | None:  # noqa: ARG002
         """What is added to the loss for the parameters of the ``present`` tasks [T], or None."""

@@ -6,11 +6,12 @@ Small modules deep inside a network read it, so that the modules between need no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -20,20 +21,26 @@ class Route:
 
     ``task`` [B] positions; ``rows``: tensors with a value for each row [B, ...], by name; ``made``:
     what was computed once for this forward, by the module that made it; ``penalties`` collects;
-    ``off``: the frozen network runs alone; ``first``: with the adapters of the first stage.
+    ``groups``: the rows of each task, once they were asked for; ``carried``: what one module leaves
+    for those that run after it; ``total``: the rows of the whole forward; ``off``: the frozen
+    network runs alone; ``first``: with the adapters of the first stage.
     """
 
     task: Tensor
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     made: Mapping[Any, Any] = field(default_factory=dict)
     penalties: dict[str, Tensor] = field(default_factory=dict)
+    groups: list[tuple[int, Tensor]] = field(default_factory=list)
+    carried: dict[Any, Tensor] = field(default_factory=dict)
+    total: int = 0
     off: bool = False
     first: bool = False
 
     def among(self, rows: Tensor) -> Route:
         """The route of some of the rows."""
         kept = {name: value.index_select(0, rows) for name, value in self.rows.items()}
-        return replace(self, task=self.task.index_select(0, rows), rows=kept)
+        task = self.task.index_select(0, rows)
+        return replace(self, task=task, rows=kept, groups=[], carried={})
 
 
 class Routing:
@@ -47,7 +54,8 @@ class Routing:
         self, task: Tensor, made: Mapping[Any, Any] | None = None, *, first: bool = False
     ) -> Iterator[Route]:
         """Inside, row b of everything that runs belongs to task ``task[b]``."""
-        with self._at(Route(task, made=made or {}, first=first)) as route:
+        route = Route(task, made=made or {}, total=len(task), first=first)
+        with self._at(route):
             yield route
 
     @contextmanager
@@ -87,9 +95,34 @@ class Routing:
         """The tasks' positions [B]; ``RuntimeError`` outside of :meth:`to`."""
         return self.now.task
 
+    def groups(self) -> Sequence[tuple[int, Tensor]]:
+        """The present tasks, each with its rows.
+
+        Counted once a forward, since counting waits for the device.
+        """
+        found = self.now.groups
+        if not found:
+            order = torch.argsort(self.task, stable=True)
+            tasks, counts = torch.unique_consecutive(self.task[order], return_counts=True)
+            found.extend(zip(tasks.tolist(), torch.split(order, counts.tolist()), strict=True))
+        return found
+
     def given(self, name: str) -> Tensor:
         """The rows' values of that name [B, ...]."""
         return self.now.rows[name]
+
+    @property
+    def carried(self) -> dict[Any, Tensor]:
+        """What modules left for those that run after them on these rows, by keys of their own.
+
+        It stays for blocks that are recomputed, so nothing may take it out.
+        """
+        return self.now.carried
+
+    @property
+    def share(self) -> float:
+        """How many of the rows of the whole forward are at hand."""
+        return len(self.task) / max(self.now.total, 1)
 
     def made(self, by: Any) -> Any:
         """What a module made once for this forward."""

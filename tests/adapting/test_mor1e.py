@@ -125,6 +125,23 @@ def test_centroids_are_the_clusters_of_the_training_texts():
     assert reader.seen is None
 
 
+def test_it_learns_what_two_clusters_of_texts_need():
+    adapter = Mor1e(rank=1, rank_out=2)
+    made = build_adapted(bert(), adapter, 0).eval()
+    value = torch.cat([texts(6).repeat(4, 1), (41 - texts(6)).clamp(min=1).repeat(4, 1)])
+    adapter.begin(trunk_of(made), [batch_of(value)])
+    before = states(made, value, [0] * 8).detach()
+    sides = torch.tensor([1.0, -1.0]).repeat_interleave(4).unsqueeze(1)
+    wanted = before + sides * torch.linspace(-0.4, 0.4, before.shape[1])
+    optimizer = torch.optim.Adam(trunk_of(made).banks.parameters(), lr=3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = (states(made, value, [0] * 8) - wanted).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.5 * (before - wanted).square().mean()
+
+
 def test_too_few_texts_are_refused():
     adapter = Mor1e()
     made = build_adapted(bert(), adapter, 0)

@@ -38,7 +38,7 @@ class ConnectedAdapters(Adapter):
     """IAA: inside and aside modules of width d // ``reduction``."""
 
     reduction: int = 16
-    activation: str = "relu"
+    activation: str = "gelu"
     sites: Sequence[str] = ()
     places = (("block",),)
     types = (nn.Module,)

@@ -59,7 +59,10 @@ class LoFit(Adapter):
             url="https://arxiv.org/abs/2406.01563",
         ),
         laws=frozenset({Law.PERMUTATION, Law.ABSENT, Law.ROWS}),
-        exceptions={"fresh_adapter_changes_nothing": "offsets start from noise in place of scales"},
+        exceptions={
+            "fresh_adapter_changes_nothing": "offsets start from noise in place of scales",
+            "learns": "one head of eight numbers takes off less than the law asks",
+        },
     )
 
     def __post_init__(self) -> None:

@@ -117,7 +117,7 @@ class AdaptedTrunk(Trunk):
 
     def advance(self, step: int) -> None:
         """Training is at this step."""
-        for bank in self.own:
+        for bank in _site_banks(self.banks):
             bank.advance(step)
 
     def _penalties(self, present: Tensor) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ class AwakerMoe(Adapter):
             "on texts alone; gates read the mean of the embedded words, the paper names no pooling",
             "noise acts in training only, which the paper leaves open",
             "the third stage goes on from the second's steps, with its rate",
-            "rank 8 without dropout by default; the paper's 256 and 0.05 are those of a large model",
+            "rank 8 without dropout by default; the paper has 256 and 0.05 in a large model",
         ),
     )
 

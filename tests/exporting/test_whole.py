@@ -9,8 +9,8 @@ from plait.method import Need
 from plait.networks import build_network
 from plait.networks.routing import following
 from plait.testing import registered
-from plait.testing.toy_networks import in_chain
-from plait.testing.toys import toy_batch, toy_inputs, toy_tasks
+from plait.testing.toy_networks import GROUNDS, dressed, in_chain
+from plait.testing.toys import toy_batch, toy_tasks
 
 SHARING = {name: cls for name, cls in registered().items() if name.startswith("sharing.")}
 
@@ -19,7 +19,9 @@ def made(cls):
     tasks = toy_tasks()
     if Need.ORDERED in cls.card.needs:
         tasks = in_chain(tasks)
-    return build_network(inputs=toy_inputs(), tasks=tasks, encoder={}, sharing=cls(), seed=1)
+    inputs, encoder = GROUNDS[cls.place]
+    encoder = {} if cls.place == "row" else encoder
+    return build_network(inputs=inputs, tasks=tasks, encoder=encoder, sharing=cls(), seed=1)
 
 
 def predicted(network, batch, name):
@@ -32,7 +34,7 @@ def predicted(network, batch, name):
 @pytest.mark.parametrize("name", SHARING)
 def test_every_way_of_sharing_is_followed_exactly(name):
     network = made(SHARING[name])
-    batch = toy_batch(network.tasks, missing=0.0)
+    batch = dressed(toy_batch(network.tasks, missing=0.0))
     for names in (network.tasks.names, ["binary.2", "real.1"]):
         with following():
             found = Whole(network, names)(batch.parts["table"])

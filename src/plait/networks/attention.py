@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,12 @@ class Block(nn.Module):
         self.project = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            OrderedDict(
+                norm=nn.LayerNorm(width),
+                fc1=nn.Linear(width, 4 * width),  # named as sites by role expect it
+                activation=nn.GELU(),
+                fc2=nn.Linear(4 * width, width),
+            )
         )
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:

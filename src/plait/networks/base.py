@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -379,7 +379,12 @@ class Trunk(nn.Module):
 
 
 class Sharing(Method):
-    """A way for tasks to share a network; ``card.family`` is ``sharing``."""
+    """A way for tasks to share a network; ``card.family`` is ``sharing``.
+
+    ``place``: what its encoder must have vectors for inside, where one for each row will not do.
+    """
+
+    place: ClassVar[Place] = "row"
 
     def build(self, encoder: MakeEncoder, tasks: TaskSet) -> Trunk:
         """The trunk for these tasks on an encoder; called with torch's randomness already keyed."""

@@ -37,6 +37,13 @@ class Maps(Stem):
         """The network of images of one shape."""
         raise NotImplementedError
 
+    def stages(self, number: int) -> list[str]:  # noqa: ARG002
+        """The paths in ``nets[number]`` of what ends each scale, in the order in which they run.
+
+        Each is a convolution with its norm and activation; empty for networks that have none.
+        """
+        return []
+
     def maps(self, key: str, value: Tensor, dtype: torch.dtype) -> list[Tensor]:
         """Images [rows, C, H, W] → maps [rows, width, h, w], the finest first."""
         found: list[Tensor] = self.nets[self.net_of[key]](value.to(dtype))
@@ -89,6 +96,12 @@ class Pyramid(Maps):
             raise MethodError(f"images of {height} × {width} are too small to halve", ("depth",))
         return _Pyramid(channels, **self.settings)
 
+    def stages(self, number: int) -> list[str]:
+        net = self.nets[number]
+        assert isinstance(net, _Pyramid)
+        up = [f"smooth.{level}" for level in reversed(range(len(net.smooth)))]
+        return [*(f"down.{level}.1" for level in range(len(net.down))), *up]
+
     def spec(self) -> dict[str, Any]:
         return dict(self.settings)
 
@@ -100,18 +113,18 @@ class _Pyramid(nn.Module):
         for level in range(depth):
             outside = channels * 2**level
             self.down.append(
-                nn.Sequential(_layer(inside, outside, 2 if level else 1), _layer(outside, outside))
+                nn.Sequential(layer(inside, outside, 2 if level else 1), layer(outside, outside))
             )
             inside = outside
         self.kept = stride.bit_length() - 1
         sizes = [channels * 2**level for level in range(self.kept, depth)]
         self.across = nn.ModuleList(nn.Conv2d(size, width, 1) for size in sizes)
-        self.smooth = nn.ModuleList(_layer(width, width) for _ in sizes)
+        self.smooth = nn.ModuleList(layer(width, width) for _ in sizes)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         levels = []
-        for layer in self.down:
-            x = layer(x)
+        for scale in self.down:
+            x = scale(x)
             levels.append(x)
         above: Tensor | None = None
         found = []
@@ -124,12 +137,18 @@ class _Pyramid(nn.Module):
         return found[::-1]
 
 
-def _layer(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
-    # Norms within a row: the batch never changes what a row is.
-    groups = next(n for n in (8, 4, 2, 1) if outside % n == 0)
+def layer(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
+    """A 3×3 convolution, a norm over groups of channels and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, stride, 1), nn.GroupNorm(groups, outside), nn.ReLU()
+        nn.Conv2d(inside, outside, 3, stride, 1),
+        nn.GroupNorm(channel_groups(outside), outside),
+        nn.ReLU(),
     )
+
+
+def channel_groups(channels: int) -> int:
+    """Into how many groups norms cut channels; within a row, so that no row changes another."""
+    return next(n for n in (8, 4, 2, 1) if channels % n == 0)
 
 
 class Vit(Maps):

@@ -23,6 +23,7 @@ _PLACE: ContextVar[Place] = ContextVar("place", default="row")
 _MEMORY: ContextVar[dict[tuple[int, int], tuple[Tensor, Tensor]] | None] = ContextVar(
     "memory", default=None
 )
+_REAL: ContextVar[Tensor | None] = ContextVar("real", default=None)
 
 
 @contextmanager
@@ -38,6 +39,21 @@ def at(place: Place) -> Iterator[None]:
 def place() -> Place:
     """What encoders give a vector for."""
     return _PLACE.get()
+
+
+@contextmanager
+def padded(real: Tensor) -> Iterator[None]:
+    """Inside, of the positions [rows, P] that run only these are there; the others fill up."""
+    before = _REAL.set(real)
+    try:
+        yield
+    finally:
+        _REAL.reset(before)
+
+
+def real() -> Tensor | None:
+    """Which positions [rows, P] of the rows that run are there; None where all are."""
+    return _REAL.get()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ class RowTasks:
 
     def __init__(self) -> None:
         self._task: Tensor | None = None
+        self._source: Tensor | None = None
         self.made: Any = None
 
     @property
@@ -29,20 +30,28 @@ class RowTasks:
             raise RuntimeError("call the network, not its parts: a row's task is not known here")
         return self._task
 
+    @property
+    def source(self) -> Tensor:
+        """The rows of the batch [rows] whose inputs these have: equal ones have equal inputs."""
+        if self._source is None:
+            return torch.arange(len(self.task), device=self.task.device)
+        return self._source
+
     @contextmanager
-    def to(self, task: Tensor, made: Any = None) -> Iterator[None]:
+    def to(self, task: Tensor, made: Any = None, source: Tensor | None = None) -> Iterator[None]:
         """Inside, row b of everything that runs belongs to task ``task[b]``."""
-        before = self._task, self.made
-        self._task, self.made = task, made
+        before = self._task, self.made, self._source
+        self._task, self.made, self._source = task, made, source
         try:
             yield
         finally:
-            self._task, self.made = before
+            self._task, self.made, self._source = before
 
     @contextmanager
     def among(self, rows: Tensor) -> Iterator[None]:
         """Inside, of the rows at hand only these run, in this order."""
-        with self.to(self.task.index_select(0, rows), self.made):
+        source = None if self._source is None else self._source.index_select(0, rows)
+        with self.to(self.task.index_select(0, rows), self.made, source):
             yield
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plait.batch import Input
 from plait.kinds import Place
 from plait.networks.attention import blocks, waves
-from plait.networks.positions import remembered
+from plait.networks.positions import padded, remembered
 from plait.networks.stems import Stem
 
 
@@ -56,8 +56,9 @@ class Attention(Stem):
         x = x + waves(value.shape[1], x.shape[2], x)
         layers = self.layers[number]
         assert isinstance(layers, nn.ModuleList)
-        for block in layers:
-            x = block(x, seen)
+        with padded(real):
+            for block in layers:
+                x = block(x, seen)
         return x * real.unsqueeze(2)
 
     def spec(self) -> dict[str, Any]:

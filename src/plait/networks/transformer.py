@@ -14,6 +14,7 @@ from torch import Tensor
 from plait.batch import Input, Part
 from plait.method import MethodError, did_you_mean
 from plait.networks.lengths import by_length
+from plait.networks.positions import padded
 from plait.networks.stems import Stem
 
 POOLINGS = ("mean", "cls")
@@ -101,7 +102,8 @@ class Transformer(Stem):
         """Texts of similar length [n, longest] → [n, width]."""
         real = value != 0
         tokens = (value - 1).clamp(min=0)
-        states: Tensor = self.model(input_ids=tokens, attention_mask=real.long())[0]
+        with padded(real):
+            states: Tensor = self.model(input_ids=tokens, attention_mask=real.long())[0]
         if self.pooling == "cls":
             return states[:, 0]
         share = real.to(states.dtype)

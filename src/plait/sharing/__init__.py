@@ -15,6 +15,8 @@ from plait.sharing.ltb import Ltb, branches
 from plait.sharing.metaheac import Metaheac
 from plait.sharing.mmoe import Mmoe
 from plait.sharing.mmoeex import Mmoeex, diversity
+from plait.sharing.moore import Moore
+from plait.sharing.mtan import Mtan
 from plait.sharing.nddr import Nddr
 from plait.sharing.pepnet import Pepnet
 from plait.sharing.ple import Ple
@@ -39,6 +41,8 @@ __all__ = [
     "Metaheac",
     "Mmoe",
     "Mmoeex",
+    "Moore",
+    "Mtan",
     "Nddr",
     "Pepnet",
     "Ple",

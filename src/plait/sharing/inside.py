@@ -13,12 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 from torch.utils._pytree import tree_map
 
 from plait.batch import Parts, Records
+from plait.networks import positions
 from plait.networks.base import Encoder, Features, Trunk
+from plait.networks.routing import followed
 from plait.networks.rows import RowTasks, row_each
 from plait.networks.stems import Stem
+from plait.networks.transformer import Transformer
 from plait.sites import ModuleSite, module_sites
 from plait.task import TaskSet
 
@@ -26,7 +30,9 @@ from plait.task import TaskSet
 class Inside(Trunk):
     """An encoder with modules inside that know the task of each row.
 
-    What ``begin(task)`` works out, once before each forward, modules read as ``rows.made``.
+    What ``begin(task)`` works out, once before each forward, modules read as ``rows.made``; what
+    they left there :meth:`finish` makes penalties of. Where positions are asked for, a row runs
+    once for each task that asks for any of its positions.
     """
 
     def __init__(self, encoder: Encoder, tasks: TaskSet, rows: RowTasks) -> None:
@@ -39,6 +45,10 @@ class Inside(Trunk):
     def begin(self, task: Tensor) -> Any:
         """What modules share in a forward of records of tasks [N]."""
 
+    def finish(self, made: Any) -> dict[str, Tensor]:  # noqa: ARG002
+        """Penalties of what modules shared, by name."""
+        return {}
+
     def forward(
         self, parts: Parts, asked: Mapping[str, Records]
     ) -> tuple[dict[str, Features], dict[str, Tensor]]:
@@ -46,14 +56,23 @@ class Inside(Trunk):
         rows = torch.cat([records.rows for records in asked.values()])
         if task.shape[0] == 0:
             return {group: Features(self._nothing()) for group in asked}, {}
+        record, inside, each = torch.arange(task.shape[0], device=task.device), 0, 1
+        if (where := positions.place()) != "row":
+            each = self.encoder.grid(parts, where).flatten(1).shape[1]
+            inside = rows % each
+            pairs = (rows - inside) // each * len(self.tasks) + task
+            pairs, record = torch.unique(pairs, return_inverse=True)
+            rows, task = pairs // len(self.tasks), pairs % len(self.tasks)
         found, order = row_each(parts, rows)
-        with self.rows.to(task[order], self.begin(task)):
+        made = self.begin(task[order])
+        with self.rows.to(task[order], made, rows[order]):
             h = self.encoder(found)
-        place = torch.empty_like(order)
-        place[order] = torch.arange(order.shape[0], device=order.device)
-        pieces = torch.split(place, [records.task.shape[0] for records in asked.values()])
+        back = torch.empty_like(order)
+        back[order] = torch.arange(order.shape[0], device=order.device)
+        values = back[record] * (h.shape[0] // order.shape[0]) + inside
+        pieces = torch.split(values, [records.task.shape[0] for records in asked.values()])
         features = {g: Features(h, piece) for g, piece in zip(asked, pieces, strict=True)}
-        return features, {}
+        return features, self.finish(made)
 
     def _nothing(self) -> Tensor:
         like = next(self.encoder.parameters())
@@ -65,18 +84,35 @@ def sites_in(encoder: nn.Module, named: Sequence[str]) -> list[ModuleSite]:
 
     Blocks are the items of its longest list of modules, in an encoder without such a list its
     linear layers. Raises ``ValueError`` with the nearest paths for a pattern that matches nothing,
-    and where there is no block.
+    where there is no block, and for one that is frozen.
     """
+    found = _named_or_blocks(encoder, named)
+    if not found:
+        raise ValueError("the encoder has no block for experts to stand in; name sites")
+    trained(encoder, found)
+    return found
+
+
+def _named_or_blocks(encoder: nn.Module, named: Sequence[str]) -> list[ModuleSite]:
     if named:
         return module_sites(encoder, named)
     lists = {path: m for path, m in encoder.named_modules() if type(m) is nn.ModuleList and len(m)}
     if lists:
         path = max(lists, key=lambda path: len(lists[path]))
         return module_sites(encoder, [f"{path}.{number}" for number in range(len(lists[path]))])
-    found = module_sites(encoder, types=(nn.Linear,))
-    if not found:
-        raise ValueError("the encoder has no block for experts to stand in; name sites")
-    return found
+    return module_sites(encoder, types=(nn.Linear,))
+
+
+def trained(encoder: nn.Module, sites: Sequence[ModuleSite]) -> None:
+    """Raise ``ValueError`` for the first site that lies in a frozen transformer."""
+    for path, module in encoder.named_modules():
+        if isinstance(module, Transformer) and module.frozen:
+            inside = next((site for site in sites if site.path.startswith(f"{path}.")), None)
+            if inside is not None:
+                raise ValueError(
+                    f"{inside.path} is frozen, and what tasks share inside it has to train; set "
+                    "encoder: {text: {transformer: {frozen: false}}}"
+                )
 
 
 def each_through_one(
@@ -105,3 +141,22 @@ def each_through_one(
         return torch.cat(pieces)[back] if isinstance(pieces[0], Tensor) else pieces[0]
 
     return tree_map(joined, *found)
+
+
+def through_maps(x: Tensor, whose: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Each row [B, ..., i] through the one linear map that ``whose`` [B] names: [B, ..., o].
+
+    ``weight`` [S, o, i], ``bias`` [S, o].
+    """
+    if followed():
+        found = torch.bmm(x.view(len(x), -1, x.shape[-1]), weight[whose].transpose(1, 2))
+        found = found if bias is None else found + bias[whose].unsqueeze(1)
+        return found.view(*x.shape[:-1], -1)
+    there, counts = torch.unique(whose, return_counts=True)
+    maps = [(weight[s], None if bias is None else bias[s]) for s in there.tolist()]
+    if len(maps) == 1:
+        return F.linear(x, *maps[0])
+    order = torch.argsort(whose, stable=True)
+    pieces = torch.split(x.index_select(0, order), counts.tolist())
+    found = torch.cat([F.linear(piece, *own) for piece, own in zip(pieces, maps, strict=True)])
+    return found.index_select(0, torch.argsort(order))

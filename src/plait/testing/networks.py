@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plait.batch import Batch, Records
 from plait.losses import LOSSES
 from plait.method import Law
-from plait.networks import Network, bank_slices, task_slices
+from plait.networks import Network, Outputs, bank_slices, task_slices
 from plait.task import Task, TaskSet
 from plait.testing.laws import Subject, Suite, declares
 from plait.testing.toy_networks import double_batch, dressed, network_of
@@ -31,9 +31,17 @@ def by_task(network: Network, batch: Batch) -> dict[str, Tensor]:
 
     What is drawn at random is drawn alike in every call.
     """
+    return _split(_run(network, batch).raw, batch)
+
+
+def _run(network: Network, batch: Batch) -> Outputs:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        raw = network(batch.parts, batch.labels).raw
+        found: Outputs = network(batch.parts, batch.labels)
+    return found
+
+
+def _split(raw: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
     found = {}
     for name in batch.present:
         key = batch.tasks[name].group
@@ -44,8 +52,12 @@ def by_task(network: Network, batch: Batch) -> dict[str, Tensor]:
 
 def loss_sum(network: Network, batch: Batch, only: Sequence[str] | None = None) -> Tensor:
     """The sum of all losses of the batch (of the named tasks)."""
+    return _added(by_task(network, batch), batch, only)
+
+
+def _added(found: Mapping[str, Tensor], batch: Batch, only: Sequence[str] | None = None) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
-    for name, raw in by_task(network, batch).items():
+    for name, raw in found.items():
         if only is None or name in only:
             task = batch.tasks[name]
             total = total + LOSSES[task.loss].per_row(raw, batch.task(name).target).sum()
@@ -96,13 +108,15 @@ def falls(
     optimizer = torch.optim.Adam(trained, lr=0.03)
 
     def each() -> dict[str, float]:
-        return {n: float(loss_sum(network, batch, [n]).detach()) for n in batch.tasks.names}
+        found = by_task(network, batch)
+        return {n: float(_added(found, batch, [n]).detach()) for n in batch.tasks.names}
 
     before = each()
     for _ in range(steps):
         optimizer.zero_grad()
-        penalties = network(batch.parts, batch.labels).penalties.values()
-        loss = loss_sum(network, batch) + sum(penalties, torch.zeros(()))
+        outputs = _run(network, batch)
+        loss = _added(_split(outputs.raw, batch), batch)
+        loss = loss + sum(outputs.penalties.values(), torch.zeros(()))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     for name, now in each().items():

@@ -16,6 +16,7 @@ from torch import nn
 
 from plait.adapting import AdaptedTrunk, build_adapted
 from plait.batch import Batch, Input
+from plait.kinds import Place
 from plait.method import Need
 from plait.networks import Network, build_network, task_slices
 from plait.networks.base import Sharing
@@ -38,8 +39,8 @@ def network_of(subject: Subject, tasks: TaskSet, seed: int = 0) -> Network:
     sharing = subject.make()
     if Need.ORDERED in sharing.card.needs:
         tasks = in_chain(tasks)
-    encoder = {"trunk": {"mlp": {"width": 8, "depth": 1}}}
-    return _network(tasks, sharing, toy_inputs(), encoder, seed)
+    inputs, encoder = GROUNDS[sharing.place]
+    return _network(tasks, sharing, inputs, encoder, seed)
 
 
 def in_chain(tasks: TaskSet) -> TaskSet:
@@ -83,6 +84,29 @@ BERT = {
     "trunk": {"mlp": {"depth": 0}},
 }
 
+SEQUENCES = {
+    "sequence.items": Input(key="sequence.items", type="sequence", shape=(-1,), sizes=(18,))
+}
+IMAGES = {"image.small": Input(key="image.small", type="image", shape=(1, 6, 6))}
+# What a way of sharing is tried on, by what its encoder must have vectors for.
+GROUNDS: Mapping[Place, tuple[Mapping[str, Input], Mapping[str, Any]]] = {
+    "row": (toy_inputs(), {"trunk": {"mlp": {"width": 8, "depth": 1}}}),
+    "token": (
+        SEQUENCES,
+        {
+            "sequence": {"attention": {"width": 8, "depth": 2, "heads": 2}},
+            "trunk": {"mlp": {"width": 8, "depth": 1}},
+        },
+    ),
+    "pixel": (
+        IMAGES,
+        {
+            "image": {"pyramid": {"channels": 4, "depth": 2, "width": 8, "stride": 1}},
+            "trunk": {"mlp": {"width": 8, "depth": 1}},
+        },
+    ),
+}
+
 
 def _network(
     tasks: TaskSet,
@@ -119,12 +143,24 @@ def double_batch(tasks: TaskSet, **more: Any) -> Batch:
 
 
 def dressed(batch: Batch) -> Batch:
-    """A toy batch whose numbers are there as a wide vector and as a text of four words, too."""
+    """A toy batch whose numbers are there as other inputs, too.
+
+    As a wide vector, as a text of four words, as a sequence of two to four items and as an image.
+    """
     numeric = batch.parts["table"]["numeric"]
-    spread = torch.randn(4, WIDE, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    wide = (numeric.double() @ spread / 4).to(numeric.dtype)
+    draw = torch.Generator().manual_seed(5)
+    wide, small = (
+        (numeric.double() @ torch.randn(4, size, generator=draw, dtype=torch.float64) / 4)
+        for size in (WIDE, 36)
+    )
     edges = torch.tensor([-0.7, 0.0, 0.7], dtype=numeric.dtype)
     words = 1 + torch.bucketize(numeric, edges) + 4 * torch.arange(4)
-    return replace(
-        batch, parts={"table": {"numeric": numeric, "vector.wide": wide, "text.words": words}}
-    )
+    short = torch.arange(4) >= 2 + (numeric[:, :1] > -0.5).long() + (numeric[:, :1] > 0.5).long()
+    own = {
+        "numeric": numeric,
+        "vector.wide": wide.to(numeric.dtype),
+        "text.words": words,
+        "sequence.items": words.masked_fill(short, 0),
+        "image.small": small.to(numeric.dtype).view(-1, 1, 6, 6),
+    }
+    return replace(batch, parts={"table": own})

@@ -56,7 +56,8 @@ class Inside(Trunk):
         rows = torch.cat([records.rows for records in asked.values()])
         if task.shape[0] == 0:
             return {group: Features(self._nothing()) for group in asked}, {}
-        record, inside, each = torch.arange(task.shape[0], device=task.device), 0, 1
+        record = torch.arange(task.shape[0], device=task.device)
+        inside = torch.zeros_like(record)
         if (where := positions.place()) != "row":
             each = self.encoder.grid(parts, where).flatten(1).shape[1]
             inside = rows % each

@@ -84,7 +84,7 @@ def wrap_nets(encoder: Encoder, make: Callable[[Maps, int], Any]) -> None:
 def pointwise(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A 1×1 convolution for each record: [N, C, h, w] by [N, O, C] and [N, O] → [N, O, h, w]."""
     flat = torch.baddbmm(bias.unsqueeze(2), weight, maps.flatten(2))
-    return flat.unflatten(2, maps.shape[2:])
+    return flat.view(*flat.shape[:2], *maps.shape[2:])
 
 
 def normalised(maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

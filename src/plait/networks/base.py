@@ -31,12 +31,8 @@ def _uniform(slice_: Tensor, generator: torch.Generator, bound: float) -> None:
     slice_.uniform_(-bound, bound, generator=generator)
 
 
-def _zeros(slice_: Tensor, generator: torch.Generator) -> None:  # noqa: ARG001
-    slice_.zero_()
-
-
-def _ones(slice_: Tensor, generator: torch.Generator) -> None:  # noqa: ARG001
-    slice_.fill_(1.0)
+def _filled(slice_: Tensor, generator: torch.Generator, value: float) -> None:  # noqa: ARG001
+    slice_.fill_(value)
 
 
 def _normal(slice_: Tensor, generator: torch.Generator, std: float) -> None:
@@ -53,8 +49,8 @@ def normal(std: float) -> Start:
     return partial(_normal, std=std)
 
 
-zeros: Start = _zeros
-ones: Start = _ones
+zeros: Start = partial(_filled, value=0.0)
+ones: Start = partial(_filled, value=1.0)
 
 
 Name = str | None  # a task's, or None for what belongs to no task
@@ -379,12 +375,9 @@ class Trunk(nn.Module):
 
 
 class Sharing(Method):
-    """A way for tasks to share a network; ``card.family`` is ``sharing``.
+    """A way for tasks to share a network; ``card.family`` is ``sharing``."""
 
-    ``place``: what its encoder must have vectors for inside, where one for each row will not do.
-    """
-
-    place: ClassVar[Place] = "row"
+    place: ClassVar[Place] = "row"  # what its encoder must have vectors for inside
 
     def build(self, encoder: MakeEncoder, tasks: TaskSet) -> Trunk:
         """The trunk for these tasks on an encoder; called with torch's randomness already keyed."""

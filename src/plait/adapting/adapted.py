@@ -54,6 +54,8 @@ class AdaptedTrunk(Trunk):
         for path, module in self.base.named_modules():
             if isinstance(module, Encoder | Stem):
                 module.among = self.routing.among
+            if isinstance(module, Adapted):
+                module.routing = self.routing  # those of a first stage had its own
             if isinstance(module, Transformer):
                 inside = any(site.path.startswith(f"{path}.") for site in sites)
                 module.frozen = not adapter.whole

@@ -36,6 +36,7 @@ PATH = Path(plait.__file__).with_name("methods.json")
 # Methods that no paper introduced: plain baselines and the ways everybody knows.
 PLAIN = frozenset(
     {
+        "adapting.full",
         "adapting.head_only",
         "balancing.equal",
         "balancing.clip",

@@ -31,6 +31,7 @@ from plait.networks.stems import Bag
 from plait.task import TaskSet
 
 UNSTACKED = {"module", "settings", "transformer", "attention", "pyramid", "vit"}
+ALONE = "transformers, sparse tables and modules of your own cannot run side by side"
 ROWS = 4096  # most rows run at once, which bounds the memory of a forward over all tasks
 
 
@@ -71,7 +72,7 @@ class SideBySideTrunk(Trunk):
     def __init__(self, encoders: Sequence[Encoder], tasks: TaskSet) -> None:
         super().__init__(tasks, encoders[0].width)
         if not stacks(encoders[0]):
-            raise ValueError("transformers and modules of your own cannot run side by side")
+            raise ValueError(ALONE)
         self.bank = EncoderBank(_stacked(encoders), tasks.names)
 
     def forward(
@@ -186,7 +187,7 @@ def build_side_by_side(
     Raises ``ValueError`` for an encoder that cannot be stacked, ``MethodError`` for a faulty one.
     """
     if not stackable(encoder, inputs):
-        raise ValueError("transformers and modules of your own cannot run side by side")
+        raise ValueError(ALONE)
     encoders = []
     for task in tasks.names:
         with seeded(seed, "encoder", task):
@@ -213,15 +214,21 @@ def stackable(
     if "module" in encoder or (tasks and any(t.place != "row" for t in tasks)):
         return False
     used = [encoder.get(kind) for kind in STEMS if any(i.type == kind for i in inputs.values())]
-    names = [next(iter(s), None) if isinstance(s, Mapping) else s for s in used]
-    return not UNSTACKED & set(names)
+    return not any(map(_unstacked, used))
 
 
 def stacks(encoder: Encoder) -> bool:
     """Whether encoders such as this one can run side by side."""
     spec = encoder.spec
-    stems = {name for stem in spec.values() if isinstance(stem, Mapping) for name in stem}
-    return "module" not in spec and not UNSTACKED & stems
+    return "module" not in spec and not any(map(_unstacked, spec.values()))
+
+
+def _unstacked(stem: Any) -> bool:
+    """Whether a stem, as it is spelled, has no stacked form; stacked tables are never sparse."""
+    if not isinstance(stem, Mapping):
+        return stem in UNSTACKED
+    settings = [each for each in stem.values() if isinstance(each, Mapping)]
+    return bool(UNSTACKED & set(stem)) or any(each.get("sparse") for each in settings)
 
 
 def rebuild(config: Mapping[str, Any]) -> SideBySide:

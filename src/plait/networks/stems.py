@@ -104,15 +104,18 @@ class Embedding(Stem):
     """A vector for each category; code 0, the unknown, starts at zero.
 
     ``width``: the vectors' width, or None for the power of two nearest above n^0.56 (at most 64).
-    Columns of one width are looked up together in one table.
+    Columns of one width are looked up together in one table. ``sparse``: a step moves the rows that
+    its batch looked up and no others, and its time does not grow with the table.
     """
 
     name = "embedding"
 
-    def __init__(self, inputs: Sequence[Input], *, width: int | None = None) -> None:
+    def __init__(
+        self, inputs: Sequence[Input], *, width: int | None = None, sparse: bool = False
+    ) -> None:
         each = {found.key: [width or embedding_width(n) for n in found.sizes] for found in inputs}
         super().__init__(inputs, [sum(widths) for widths in each.values()])
-        self.setting = width
+        self.setting, self.sparse = width, sparse
         self.tables = nn.ModuleList()
         self.plan: dict[str, list[tuple[int, list[int]]]] = {}
         for found in inputs:
@@ -120,7 +123,7 @@ class Embedding(Stem):
             for size in sorted(set(each[found.key])):
                 columns = [i for i, w in enumerate(each[found.key]) if w == size]
                 starts = _starts([found.sizes[i] for i in columns])
-                table = nn.Embedding(starts.pop(), size)
+                table = nn.Embedding(starts.pop(), size, sparse=sparse)
                 nn.init.normal_(table.weight, std=size**-0.5)
                 table.weight.data[starts] = 0.0
                 self.register_buffer(f"starts{len(self.tables)}", torch.tensor(starts), False)
@@ -135,7 +138,7 @@ class Embedding(Stem):
         return torch.cat(found, dim=1)
 
     def spec(self) -> dict[str, Any]:
-        return {"width": self.setting}
+        return {"width": self.setting} | ({"sparse": True} if self.sparse else {})
 
 
 def embedding_width(size: int) -> int:

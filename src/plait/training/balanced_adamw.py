@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from plait.training.optim import Group, RowwiseAdamW, present_rows
+from plait.training.optim import Group, RowwiseAdamW, present_rows, touched
 
 
 class TaskBalancedAdamW(RowwiseAdamW):
@@ -55,8 +55,13 @@ class TaskBalancedAdamW(RowwiseAdamW):
     def _move(
         self, parameter: nn.Parameter, group: Group, names: tuple[str, ...], share: float
     ) -> None:
-        state = self.state[parameter]
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         rows = present_rows(parameter, names)
+        if gradient.is_sparse:
+            rows, gradient = touched(gradient)
+        elif rows is not None:
+            gradient = gradient.index_select(0, rows)
         if not state:
             stacked = rows is not None
             wide = torch.float32 if parameter.device.type == "mps" else torch.float64
@@ -67,10 +72,9 @@ class TaskBalancedAdamW(RowwiseAdamW):
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         if rows is not None and not len(rows):
             return
-        assert parameter.grad is not None
         beta1, beta2 = group["betas"]
-        whole = parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["step"]
-        value, gradient, mean, square, steps = (
+        whole = parameter, state["exp_avg"], state["exp_avg_sq"], state["step"]
+        value, mean, square, steps = (
             whole if rows is None else (tensor.index_select(0, rows) for tensor in whole)
         )
         steps += 1
@@ -81,6 +85,5 @@ class TaskBalancedAdamW(RowwiseAdamW):
         square.mul_(beta2).addcmul_(gradient, gradient, value=(1 - beta2) / share)
         value.sub_(group["lr"] * (mean / first) / ((square / second).sqrt() + group["eps"]))
         if rows is not None:
-            for tensor, part in zip(whole, (value, None, mean, square, steps), strict=True):
-                if part is not None:
-                    tensor.index_copy_(0, rows, part)
+            for tensor, part in zip(whole, (value, mean, square, steps), strict=True):
+                tensor.index_copy_(0, rows, part)

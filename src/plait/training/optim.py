@@ -76,7 +76,7 @@ class RowwiseAdamW(torch.optim.Optimizer):
                 gradient = parameter.grad
                 rows = there.of(parameter)
                 if gradient.is_sparse:
-                    rows, gradient = _touched(gradient)
+                    rows, gradient = touched(gradient)
                 elif rows is not None:
                     gradient = gradient.index_select(0, rows)
                 if rows is None and not state["step"].ndim:
@@ -140,7 +140,7 @@ def present_rows(parameter: nn.Parameter, present: Collection[str]) -> Tensor | 
     return torch.tensor(rows, dtype=torch.long, device=parameter.device)
 
 
-def _touched(gradient: Tensor) -> tuple[Tensor, Tensor]:
+def touched(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """The rows [n] that a sparse gradient holds, each once, and their gradients [n, ...]."""
     if gradient.sparse_dim() != 1:
         raise ValueError(
@@ -220,9 +220,25 @@ def moves_absent(optimizer: torch.optim.Optimizer) -> bool:
     return not still and any(trainers is not None and len(trainers) > 1 for trainers in banks)
 
 
+def numbers_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The numbers of all gradients, to be changed in place; of sparse ones those of their rows.
+
+    A row of a table is in a sparse gradient as often as it was looked up; here it is once.
+    """
+    found = []
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and gradient.is_sparse:
+            parameter.grad = gradient.coalesce()
+            gradient = parameter.grad.values()
+        if gradient is not None:
+            found.append(gradient)
+    return found
+
+
 def clip_joint(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
     """Scale all gradients to the norm ``limit`` at most; returns the norm before."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = numbers_of(parameters)
     if not gradients:
         return 0.0
     norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))

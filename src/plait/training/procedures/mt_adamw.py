@@ -25,7 +25,7 @@ from plait.method import Card, Law, Need, Paper, resolve
 from plait.networks import Network
 from plait.training.balanced_adamw import TaskBalancedAdamW
 from plait.training.engine import NotFiniteError, accumulate
-from plait.training.optim import Group
+from plait.training.optim import Group, numbers_of
 from plait.training.procedures.base import Problem, Procedure
 from plait.training.procedures.probing import on
 
@@ -101,7 +101,7 @@ class MtAdamw(Procedure):
         task = self.drawn(problem)
         usual: Procedure = resolve("procedure", "plain")
         signals = usual.gradients(on(problem.ground, problem, (task,)), balancer)
-        found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        found = numbers_of(parameters)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)).double())
         if not norm.isfinite():
             raise NotFiniteError((task,))

@@ -88,7 +88,7 @@ class TaskSam(Procedure):
                 found = problem.alone(i)
                 for block, gradient in zip(blocks, found, strict=False):
                     if block is not None and gradient is not None:
-                        block[i] = gradient * preferences[i]
+                        block[i] = gradient.to_dense() * preferences[i]
                 heads = added(heads, found[len(shared) :])
         return TaskGradients(here.losses, blocks, heads, here.penalties)
 

@@ -167,6 +167,17 @@ def test_help_loads_no_torch():
     assert "compare" in done.stdout
 
 
+def test_settings_keyed_by_names_say_whether_these_are_tasks():
+    """Else a study's misspelt task in them is found only when the cell runs."""
+    silent = {
+        f"{entry.key}.{name}"
+        for entry in methods()
+        for name, row in entry.settings.items()
+        if "Mapping[str" in row["type"] and "part" not in row and "names_tasks" not in row
+    }
+    assert silent == {"merging.by_tensor.rules"}, "list the setting in names_tasks of its class"
+
+
 def test_the_index_of_methods_is_fresh():
     assert not index.stale(), "run: python -m plait.testing.index"
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from plait.losses import LOSSES
+from plait import kinds
+from plait.losses import LOSSES, loss_of
 from plait.task import KINDS, Task, TaskSet, kind_of
 
 
@@ -35,9 +36,11 @@ def test_no_word_stands_for_two_kinds():
     assert len(words) == len(set(words))
 
 
-def test_every_kind_has_its_default_loss():
+def test_every_kind_has_its_losses_and_every_loss_a_kind():
     for kind in KINDS.values():
-        assert kind.name in LOSSES[kind.loss].kinds
+        for name in (kind.loss, *kind.losses):
+            assert loss_of(name, kind.name) is LOSSES[name]
+    assert {*kinds.LOSSES} == {*LOSSES}
 
 
 @pytest.mark.parametrize(

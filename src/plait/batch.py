@@ -3,6 +3,8 @@
 A *record* is (task, row, target, weight). No label, no record: missing labels are never masked and
 never NaN, and an absent task has no record. Records are kept by head group and sorted by task, so
 that one gather and one batched product serve every task of a group; the dict of tasks is a view.
+
+Data are described in these words without torch, which is loaded when a batch is first worked on.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Self
 
 from plait.task import TaskSet
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ class Input:
         return self.worded or self.coded
 
 
-Part = Mapping[str, Tensor]  # the inputs of one schema by name, each [rows of the part, ...]
+Part = Mapping[str, "Tensor"]  # the inputs of one schema by name, each [rows of the part, ...]
 Parts = Mapping[str, Part]  # by schema; the rows of a batch are its parts' rows, one after another
 
 
@@ -113,7 +116,7 @@ class Labels(Records):
         if self.valid is None:
             return self.weight
         count = self.valid.flatten(1).sum(1)
-        return count.to(torch.float32) if self.weight is None else count * self.weight
+        return count.float() if self.weight is None else count * self.weight
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ class Batch:
 
     def task(self, name: str) -> Labels:
         """The records of one task; ``KeyError`` for an unknown one, empty for an absent one."""
+        import torch
+
         key = self.tasks[name].group
         position = self.tasks.groups[key].position[name]
         if key not in self.labels:
@@ -144,6 +149,8 @@ class Batch:
     @cached_property
     def units(self) -> Mapping[str, Tensor]:
         """Label counts per task of each head group, [tasks of the group], before any forward."""
+        import torch
+
         found = {}
         for key, group in self.tasks.groups.items():
             if key in self.labels:
@@ -173,11 +180,15 @@ class Batch:
 
     def split(self, pieces: int) -> list[Batch]:
         """The batch cut by rows into at most that many micro-batches, none of them empty."""
+        import torch
+
         cuts = torch.tensor_split(torch.arange(len(self), device=self.ids.device), pieces)
         return [self.rows(cut) for cut in cuts if len(cut)]
 
     def rows(self, chosen: Tensor) -> Batch:
         """The batch restricted to the given rows (ascending positions, each at most once)."""
+        import torch
+
         place = torch.full((len(self),), -1, dtype=torch.long, device=self.ids.device)
         place[chosen] = torch.arange(len(chosen), device=self.ids.device)
         parts, start = {}, 0
@@ -197,6 +208,8 @@ class Batch:
 
     def only(self, names: set[str]) -> Batch:
         """The batch with the records of the named tasks only; rows are kept."""
+        import torch
+
         labels = {}
         for key, found in self.labels.items():
             wanted = torch.tensor(

@@ -1,4 +1,4 @@
-"""The losses by name: which kinds they train, and what a head's raw outputs predict.
+"""The losses by name, and what a head's raw outputs predict; their kinds are in :mod:`plait.kinds`.
 
 Every loss is non-negative with minimum 0 where the data allow it, so that methods which take its
 logarithm (FAMO, geometric means) can.
@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from plait.batch import Labels
-from plait.method import did_you_mean
+from plait.kinds import check_loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A loss for some kinds of task.
+    """A loss.
 
     ``per_row`` maps (raw [N, outputs], target [N]) to [N], ``predict`` raw to what users see: a
     probability [N], class probabilities [N, C], a (standardised) mean [N] or a rate [N].
@@ -28,7 +28,6 @@ class Loss:
     """
 
     name: str
-    kinds: frozenset[str]
     per_row: Callable[[Tensor, Tensor], Tensor]
     predict: Callable[[Tensor], Tensor]
     gaussian: bool = False
@@ -151,37 +150,22 @@ def _unit(raw: Tensor) -> Tensor:
     return F.normalize(raw, dim=1)
 
 
-_REAL = frozenset({"real"})
-_DEPTH = frozenset({"depth"})
-
 LOSSES: Mapping[str, Loss] = {
     loss.name: loss
     for loss in (
-        Loss(
-            name="bce", kinds=frozenset({"binary"}),
-            per_row=_bce, predict=_probability,
-        ),
-        Loss(
-            name="cross_entropy", kinds=frozenset({"classes", "tokens", "segmentation"}),
-            per_row=_cross_entropy, predict=_probabilities,
-        ),
-        Loss(
-            name="cumulative", kinds=frozenset({"ordinal"}),
-            per_row=_cumulative, predict=_between_thresholds,
-        ),
-        Loss(name="squared", kinds=_REAL, per_row=_squared, predict=_mean, gaussian=True),
-        Loss(name="absolute", kinds=_REAL, per_row=_absolute, predict=_mean),
-        Loss(name="huber", kinds=_REAL, per_row=_huber, predict=_mean),
-        Loss(name="log_depth", kinds=_DEPTH, per_row=_log_ratio, predict=_rate),
-        Loss(name="absolute_depth", kinds=_DEPTH, per_row=_depth_error, predict=_rate),
-        Loss(name="cosine", kinds=frozenset({"normals"}), per_row=_cosine, predict=_unit),
-        Loss(
-            name="balanced_bce", kinds=frozenset({"boundaries"}),
-            per_row=_bce, predict=_probability, balanced=True,
-        ),
-        Loss(name="poisson", kinds=frozenset({"counts"}), per_row=_poisson, predict=_rate),
+        Loss(name="bce", per_row=_bce, predict=_probability),
+        Loss(name="cross_entropy", per_row=_cross_entropy, predict=_probabilities),
+        Loss(name="cumulative", per_row=_cumulative, predict=_between_thresholds),
+        Loss(name="squared", per_row=_squared, predict=_mean, gaussian=True),
+        Loss(name="absolute", per_row=_absolute, predict=_mean),
+        Loss(name="huber", per_row=_huber, predict=_mean),
+        Loss(name="log_depth", per_row=_log_ratio, predict=_rate),
+        Loss(name="absolute_depth", per_row=_depth_error, predict=_rate),
+        Loss(name="cosine", per_row=_cosine, predict=_unit),
+        Loss(name="balanced_bce", per_row=_bce, predict=_probability, balanced=True),
+        Loss(name="poisson", per_row=_poisson, predict=_rate),
     )
-}  # fmt: skip
+}
 
 
 def loss_of(name: str, kind: str) -> Loss:
@@ -189,9 +173,5 @@ def loss_of(name: str, kind: str) -> Loss:
 
     Raises ``ValueError`` for an unknown one and for one that does not fit the kind.
     """
-    if name not in LOSSES:
-        raise ValueError(f"no loss {name!r}{did_you_mean(name, LOSSES)}")
-    if kind not in LOSSES[name].kinds:
-        fits = [loss.name for loss in LOSSES.values() if kind in loss.kinds]
-        raise ValueError(f"loss {name!r} does not fit kind {kind!r}; it takes: {', '.join(fits)}")
+    check_loss(name, kind)
     return LOSSES[name]

@@ -138,12 +138,14 @@ class Method:
 
     ``parts`` names the settings that are methods themselves, with the family each belongs to.
     ``inline`` is the one of them, if any, that may be spelled without its setting's name:
-    ``{merge: {ties: {}}}`` stands for ``{merge: {method: {ties: {}}}}``.
+    ``{merge: {ties: {}}}`` stands for ``{merge: {method: {ties: {}}}}``. ``names_tasks`` are the
+    settings that name tasks (in merging, models): as keys, in a list, or as a text.
     """
 
     card: ClassVar[Card]
     parts: ClassVar[Mapping[str, str]] = {}
     inline: ClassVar[str | None] = None
+    names_tasks: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def accepted(cls) -> dict[str, inspect.Parameter]:
@@ -174,7 +176,7 @@ class Entry:
     """One line of the index: enough to list, search, document and load a method.
 
     ``settings`` maps each setting to its ``type``, the family it belongs to as a ``part`` where it
-    is a method itself and, unless it must be given, its ``default``.
+    is a method itself, whether it ``names_tasks`` and, unless it must be given, its ``default``.
     """
 
     key: str
@@ -226,6 +228,7 @@ def describe(cls: type[Method]) -> dict[str, Any]:
         if name in cls.parts:
             settings[name]["part"] = cls.parts[name]
             settings[name] |= {"inline": True} if name == cls.inline else {}
+        settings[name] |= {"names_tasks": True} if name in cls.names_tasks else {}
         if parameter.default is not parameter.empty:
             default = parameter.default
             named = isinstance(default, Method)

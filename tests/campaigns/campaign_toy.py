@@ -34,7 +34,7 @@ from plait.comparing.plan import Plan
 from plait.comparing.progress import Progress
 from plait.comparing.study import Study
 from plait.data import DataSpec, TableSpec, TaskSpec
-from plait.training.settings import Training
+from plait.settings import Training
 from plait.weights.files import DamagedError, verify
 
 PATIENCE = 300  # seconds after which a process that hangs is ended, and the campaign with it

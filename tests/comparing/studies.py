@@ -10,7 +10,7 @@ import polars as pl
 
 from plait.comparing.plan import Plan
 from plait.data import Dataset, DataSpec, TableSpec, TaskSpec, load
-from plait.training.settings import Training
+from plait.settings import Training
 
 ENCODER = {"trunk": {"mlp": {"width": 12, "depth": 1}}}
 TARGETS = ("click", "price", "grade")

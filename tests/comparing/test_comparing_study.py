@@ -18,9 +18,11 @@ from studies import ENCODER, TARGETS, plan, table
 
 import plait
 from plait.comparing import Progress, Study
+from plait.comparing.declared import Declared
 from plait.comparing.model import Model
 from plait.comparing.plan import Plan
 from plait.comparing.running import Bounds, work
+from plait.comparing.store import Store
 from plait.comparing.strategy import Strategy
 from plait.method import Card
 
@@ -316,6 +318,47 @@ def test_sigterm_leaves_finished_cells_and_exits_143(tmp_path: Path) -> None:
     finished = study.store.keys()
     assert all(study.store.sound(key) for key in finished)
     assert list(tmp_path.glob("cells/*.part/work/**/checkpoint.json"))
+
+
+def test_settings_that_name_no_task_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    strategies = {
+        "a": {"joint": {"balancing": {"famo": {"minimum": {"clik": 1.0}}}}},
+        "b": {"merge": {"tall_masks": {"method": {"average": {"weights": {"prize": 1.0}}}}}},
+        "c": {"joint": {"sharing": {"cgc": {"experts": {"click": 2}}}}},
+    }
+    with pytest.raises(ValueError, match="'a': famo: minimum: no task 'clik'; did you") as caught:
+        plait.compare(
+            table(60), targets=["click", "price"], strategies=strategies, encoder=ENCODER,
+            out=tmp_path,
+        )  # fmt: skip
+    assert "'b': average: weights: no task 'prize'; did you mean 'price'" in str(caught.value)
+    assert "'c'" not in str(caught.value)
+    assert not (tmp_path / "study.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("home", "name"), [(Declared, "load"), (Study, "check"), (Study, "write"), (Store, "tidy")]
+)
+def test_sigterm_is_heard_before_the_first_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: type, name: str
+) -> None:
+    def struck(*arguments: object, **named: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **named)
+
+    real = getattr(home, name)
+    monkeypatch.setattr(home, name, struck)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as left:
+            plait.compare(
+                table(60), targets=["click"], strategies=["joint"], encoder=ENCODER, out=tmp_path
+            )
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left.value.code == 143
+    assert not list(tmp_path.glob("cells/*"))
 
 
 def wait_for(found, process: subprocess.Popen, seconds: float = 300) -> None:

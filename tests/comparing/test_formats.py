@@ -126,3 +126,35 @@ def test_a_run_with_a_setting_that_is_no_more_is_one_sentence(folder: Path) -> N
         Study.open(folder)
     declare(folder, table(80)).write()  # the study given anew takes the folder over
     assert Study.open(folder).title == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("tables", None), ("declared", None), ("title", None), ("tables", [{}]), ("declared", [1])],
+)
+def test_a_study_that_lacks_something_is_one_sentence_and_is_not_written_over(
+    folder: Path, key: str, value: object
+) -> None:
+    told = json.loads((folder / "study.json").read_text("utf-8"))
+    if value is None:
+        del told[key]
+    (folder / "study.json").write_text(json.dumps(told if value is None else told | {key: value}))
+    before = (folder / "study.json").read_bytes()
+    for act in (declare(folder, table(80)).write, lambda: Study.open(folder)):
+        with pytest.raises(DamagedError) as error:
+            act()
+        message = str(error.value)
+        assert "study.json: not a whole study (" in message
+        assert "restore the file, or compute it anew: plait compare" in message
+        assert "\n" not in message
+    assert (folder / "study.json").read_bytes() == before
+    edit(folder, plait="0.0.9")
+    with pytest.raises(DamagedError, match=r"written by plait 0\.0\.9, and plait"):
+        declare(folder, table(80)).write()
+
+
+def test_a_torn_study_is_told(folder: Path) -> None:
+    whole = (folder / "study.json").read_text("utf-8")
+    (folder / "study.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(DamagedError, match=r"study\.json: not readable as JSON"):
+        declare(folder, table(80)).write()

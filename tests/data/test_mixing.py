@@ -19,7 +19,7 @@ from plait.data import (
     feed_for,
     load,
 )
-from plait.training.settings import Training
+from plait.settings import Training
 
 SIZES = {"small": 20, "middle": 80, "big": 320}
 

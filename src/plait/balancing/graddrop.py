@@ -53,6 +53,7 @@ class GradDrop(Balancer):
             "Heads receive their raw gradients.",
         ),
     )
+    names_tasks = frozenset({"leak"})
     rung = Rung.JACOBIAN
     weights_heads = False
 

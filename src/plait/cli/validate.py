@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,12 +21,18 @@ def validate(
 ) -> None:
     """Check a study and its data; train nothing."""
     from plait.data.survey import survey
-    from plait.recipes import read
+    from plait.recipes.document import read_document
     from plait.recipes.placing import placed
+    from plait.recipes.spelling import hold_to
+    from plait.recipes.study import from_document
 
-    spec = read(study).located(study.parent)
+    document = read_document(study)
+    document.apart = True
+    spec = from_document(document).located(study.parent)
     with placed(study):
         found = survey(spec.data, spec.tasks, text=spec.encoder.get("text"))
+    hold_to(document, {name: escape(name) for name in found.tasks.names})
+    document.finish()
     if json:
         _dump(study, found)
     else:

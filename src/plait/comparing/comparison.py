@@ -18,7 +18,8 @@ from plait.comparing.study import Study
 from plait.data import Dataset, DataSpec, SplitSpec, TableSpec, TaskSpec
 from plait.data.text import text_of
 from plait.method import did_you_mean
-from plait.training.settings import Training
+from plait.settings import Training
+from plait.training.interrupts import Terminated
 
 if TYPE_CHECKING:
     from plait.comparing.progress import Progress
@@ -68,31 +69,33 @@ def compare(
     are always there. ``out`` is the folder of the run: a study made again there computes only what
     is missing. Without it the run lives in a temporary folder, until the process ends. ``workers``,
     ``time``, ``cell_time``, ``shard`` and ``on`` say how it is computed: see :meth:`Study.run`.
+    SIGTERM saves and leaves with the exit code 143, whatever the call is at.
     Raises ``DataError`` for faulty data, ``ValueError`` for other mistakes, before any training.
     """
     arguments.check(**locals())
-    same = {"encoder": dict(encoder or {}), "training": _training(training), "base": base}
-    folder = _temporary() if out is None else Path(out)
-    counts = read_seeds(seeds)
-    declared = None
-    if not isinstance(data, Dataset):
-        declared = Declared(
-            data=_data(data, key=id, split=split, intervals=intervals),
-            tasks=_tasks(tasks, targets), text=text_of(encoder or {}), sample=sample, base=base,
-        ).kept(folder / "data")  # fmt: skip
-    elif tasks is not None or targets is not None:
-        raise ValueError("a Dataset has its tasks already; leave tasks and targets out")
-    datasets = _datasets(data, declared, counts["split"], folder / "cache")
-    plans = [Plan.of(dataset, **same) for dataset in datasets]
-    study = Study(
-        plans, _strategies(strategies), folder=folder, seeds=counts, tune=tune, title=title,
-        declared=declared, about=about,
-    )  # fmt: skip
-    if not run:
-        return study
-    return study.run(
-        workers=workers, time=time, cell_time=cell_time, shard=shard, on=on, progress=progress
-    )
+    with Terminated():
+        same = {"encoder": dict(encoder or {}), "training": _training(training), "base": base}
+        folder = _temporary() if out is None else Path(out)
+        counts = read_seeds(seeds)
+        declared = None
+        if not isinstance(data, Dataset):
+            declared = Declared(
+                data=_data(data, key=id, split=split, intervals=intervals),
+                tasks=_tasks(tasks, targets), text=text_of(encoder or {}), sample=sample, base=base,
+            ).kept(folder / "data")  # fmt: skip
+        elif tasks is not None or targets is not None:
+            raise ValueError("a Dataset has its tasks already; leave tasks and targets out")
+        datasets = _datasets(data, declared, counts["split"], folder / "cache")
+        plans = [Plan.of(dataset, **same) for dataset in datasets]
+        study = Study(
+            plans, _strategies(strategies), folder=folder, seeds=counts, tune=tune, title=title,
+            declared=declared, about=about,
+        )  # fmt: skip
+        if not run:
+            return study
+        return study.run(
+            workers=workers, time=time, cell_time=cell_time, shard=shard, on=on, progress=progress
+        )
 
 
 def _datasets(data: Any, declared: Declared | None, splits: int, cache: Path) -> list[Dataset]:

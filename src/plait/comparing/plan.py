@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from plait.settings import Training
 from plait.task import TaskSet
-from plait.training.settings import Training
 
 if TYPE_CHECKING:
     from plait.data import Dataset

@@ -15,10 +15,12 @@ from plait.comparing.declared import Declared, relative
 from plait.comparing.formats import FORMAT, read, refuse_another, understood
 from plait.comparing.plan import Plan
 from plait.comparing.store import Store
+from plait.comparing.strategy import unknown_tasks
 from plait.comparing.tune import Tune
 from plait.method import resolve, spell
+from plait.settings import Training
 from plait.task import Task, TaskSet
-from plait.training.settings import Training
+from plait.training.interrupts import Terminated
 from plait.weights.files import write_atomic
 
 if TYPE_CHECKING:
@@ -197,6 +199,8 @@ class Study:
                 strategy.check(self.plans[0])
             except ValueError as error:
                 wrong.append(f"strategy {label!r}: {error}")
+            unknown = unknown_tasks(strategy, self.tasks.names)
+            wrong += [f"strategy {label!r}: {said}" for said in unknown]
         try:
             self.tune.check(self.strategies)
         except ValueError as error:
@@ -227,10 +231,12 @@ class Study:
         """
         from plait.comparing.running import Bounds, run_study
 
-        bounds = Bounds.of(time, cell=cell_time, shard=None if shard is None else Shard.read(shard))
-        self.check()
-        self.write()
-        run_study(self, bounds, workers=workers, on=on, progress=progress)
+        share = None if shard is None else Shard.read(shard)
+        with Terminated():
+            bounds = Bounds.of(time, cell=cell_time, shard=share)
+            self.check()
+            self.write()
+            run_study(self, bounds, workers=workers, on=on, progress=progress)
         return self
 
     def estimate(self) -> float:

@@ -17,7 +17,7 @@ from plait.comparing.plan import Plan
 from plait.comparing.strategy import Strategy
 from plait.data.seeding import key
 from plait.method import Method, did_you_mean, resolve
-from plait.training.settings import Training
+from plait.settings import Training
 
 RATES = {"low": 5e-4, "high": 1e-2}
 

@@ -2,7 +2,7 @@
 
 Ids such as ``007`` stay text; a column is numbers when all of its values are. Files are read block
 by block, so that memory grows neither with the rows nor with the threads; while one block is
-parsed, the next is read and checked. What was parsed is set aside for those who read it again.
+parsed, the next is read and checked, and the one before set aside for those who read it again.
 """
 
 from __future__ import annotations
@@ -92,28 +92,34 @@ def scan_csv(
     aside = Spill() if has_room(sum(file.stat().st_size for file in files)) else None
     counts = []
     for file in files:
-        records, line = 0, 1
-        for block, found in _ahead(_checked(file, len(names), separator)):
-            if found.records:
-                try:
-                    head = block[: _complete(block[:GUESS]) or len(block)]
-                    zeros = [names[at] for at in found.zeros]
-                    row = f"{file.name}, row "
-                    frame = seen.see(block, head, found.records, zeros, row, records)
-                except pl.exceptions.PolarsError as error:
-                    _exactly(file, block, line, len(names), separator)
-                    said = str(error).split("\n", 1)[0]
-                    raise DataError(
-                        f"{file.name}, after line {line}: cannot be read as CSV: {said}"
-                    ) from error
-                aside = _set_aside(aside, frame)
-            records, line = records + found.records, line + found.lines
-        counts.append(records)
+        counts.append(0)
+        for frame, records in _ahead(_parsed(file, seen)):
+            aside = _set_aside(aside, frame)
+            counts[-1] += records
     types = seen.decide()
     return CsvRows(
         files=files, separator=separator, types=types, counts=counts, blanks=words,
         aside=aside if seen.holds(types) else None,
     )  # fmt: skip
+
+
+def _parsed(file: Path, seen: ColumnTypes) -> Iterator[tuple[pl.DataFrame, int]]:
+    """The blocks of a file as they are read for now, and how many records each has."""
+    row, line = 0, 1
+    for block, found in _ahead(_checked(file, len(seen.names), seen.separator)):
+        if found.records:
+            head = block[: _complete(block[:GUESS]) or len(block)]
+            zeros = [seen.names[at] for at in found.zeros]
+            try:
+                frame = seen.see(block, head, found.records, zeros, f"{file.name}, row ", row)
+            except pl.exceptions.PolarsError as error:
+                _exactly(file, block, line, len(seen.names), seen.separator)
+                said = str(error).split("\n", 1)[0]
+                raise DataError(
+                    f"{file.name}, after line {line}: cannot be read as CSV: {said}"
+                ) from error
+            yield frame, found.records
+        row, line = row + found.records, line + found.lines
 
 
 def _set_aside(aside: Spill | None, frame: pl.DataFrame) -> Spill | None:
@@ -225,22 +231,22 @@ def _shape(file: Path, data: bytes, line: int, columns: int, separator: str) -> 
     """The shape of a block; that no record has too many fields may be left to the parser."""
     codes = np.frombuffer(data, np.uint8)
     _bytes(file, data, codes, line)
-    lines = data.count(b"\n")
-    plain = columns > 1 and b'"' not in data
-    fields = data.count(separator.encode()) + lines
-    if plain and fields == lines * columns and not _has_zeros(codes, separator):
-        return _Shape(lines, lines, frozenset())
+    if columns > 1 and b'"' not in data:
+        marks = codes == 10
+        lines = int(np.count_nonzero(marks))
+        marks |= codes == ord(separator)
+        fields = int(np.count_nonzero(marks))
+        if fields == lines * columns and not _has_zeros(codes, marks):
+            return _Shape(lines, lines, frozenset())
     return _exactly(file, data, line, columns, separator)
 
 
-def _has_zeros(codes: Array, separator: str) -> bool:
-    """Whether any value begins with a zero and a further digit; quotes are not looked behind."""
-    zero = codes[1:-1] == 48
-    zero &= (codes[2:] - np.uint8(48)) < 10
-    before = codes[:-2]
-    zero &= (before == ord(separator)) | (before == 10)
+def _has_zeros(codes: Array, marks: Array) -> bool:
+    """Whether any value begins with a zero and a further digit; ``marks`` [n] end the values."""
     first = len(codes) > 1 and codes[0] == 48 and 48 <= codes[1] <= 57
-    return bool(first or zero.any())
+    zeros = np.flatnonzero(marks[:-2] & (codes[1:-1] == 48))
+    after = codes[zeros + 2]
+    return bool(first or ((after >= 48) & (after <= 57)).any())
 
 
 def _exactly(file: Path, data: bytes, line: int, columns: int, separator: str) -> _Shape:

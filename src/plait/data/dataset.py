@@ -15,7 +15,8 @@ from plait.batch import Batch, Input, Labels
 from plait.data.columns import Column
 from plait.data.preparation import Preparation
 from plait.data.records import UNDECLARED, RecordStore
-from plait.data.stores import Array, Dense, Store
+from plait.data.stores import Array
+from plait.data.tensors import Dense, Store
 from plait.task import TaskSet
 
 Split = Literal["train", "valid", "test"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from plait.batch import Input
 from plait.data.errors import DataError
 from plait.data.profile import Profile, as_text
 from plait.data.stores import Array
 from plait.data.text import fingerprints
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEAST, MOST = 2**10, 2**17  # buckets where none are asked for
 
@@ -52,7 +54,9 @@ class Hashed:
 
     @property
     def finish(self) -> Callable[[Tensor], Tensor]:
-        return Tensor.long
+        from plait.data.tensors import codes
+
+        return codes
 
     def to_json(self) -> dict[str, Any]:
         return {"role": self.role, "buckets": self.buckets}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
-import torch
-from torch import Tensor
 
 from plait.batch import Input
 from plait.data.errors import DataError
@@ -21,6 +19,9 @@ from plait.data.sources import Chunk
 from plait.data.stores import Array
 from plait.data.text import Bag, Tokens
 from plait.data.vectors import exploded, stack
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_CATEGORIES = 10_000
 
@@ -145,7 +146,9 @@ class Categorical:
 
     @property
     def finish(self) -> Callable[[Tensor], Tensor]:
-        return Tensor.long
+        from plait.data.tensors import codes
+
+        return codes
 
     def to_json(self) -> dict[str, Any]:
         return {"roles": list(self.roles), "values": [list(each) for each in self.values]}
@@ -233,6 +236,8 @@ class Image:
 
     @property
     def finish(self) -> Callable[[Tensor], Tensor]:
+        from plait.data.tensors import Standardise
+
         return Standardise(self.top, self.center, self.scale)
 
     def to_json(self) -> dict[str, Any]:
@@ -245,20 +250,6 @@ class Image:
     def from_json(cls, data: Mapping[str, Any]) -> Image:
         listed = {name: tuple(data[name]) for name in ("shape", "center", "scale")}
         return cls(role=data["role"], top=data["top"], **listed)
-
-
-class Standardise:
-    """x ↦ (x/top − center)/scale per channel of [n, C, H, W]."""
-
-    def __init__(self, top: float, center: Sequence[float], scale: Sequence[float]) -> None:
-        wide = torch.tensor(scale).view(-1, 1, 1)
-        self.factor = 1.0 / (top * wide)
-        self.shift = -torch.tensor(center).view(-1, 1, 1) / wide
-
-    def __call__(self, images: Tensor) -> Tensor:
-        # Channels last in memory, as convolutions and pooling are quickest.
-        found = torch.empty(images.shape, memory_format=torch.channels_last)
-        return torch.addcmul(self.shift, images.float(), self.factor, out=found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import polars as pl
 from plait.data.answers import means_nothing
 from plait.data.errors import DataError
 from plait.data.sequences import items_of, last
-from plait.data.stores import Array, Ragged
+from plait.data.stores import Array
 from plait.data.targets import Answers, Target, kind_for, numbers_for
 from plait.task import Task
 
@@ -65,6 +65,8 @@ def check_positions(
 
     Raises :class:`DataError` with the first row that has not one label for each token.
     """
+    from plait.data.tensors import Ragged
+
     targets = {target.task: target for target in rows.targets}
     for task in found.tasks:
         if task.place == "row":

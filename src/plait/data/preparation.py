@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from plait.batch import Input, Part, Records
 from plait.data.errors import DataError
@@ -81,6 +80,8 @@ class Preparation:
         ``table`` says whose columns they have; None finds the table whose columns are all there.
         Raises :class:`DataError` where columns are missing.
         """
+        import torch
+
         source = self.read(frame)
         roles = self.roles[self.match(source, table)]
         columns = [name for names in roles.values() for name in names]
@@ -131,6 +132,8 @@ class Preparation:
         A task named by a column's value is asked on the rows with that value, others on every row.
         ``only`` are the declared names wanted (None: all whose tasks are in ``tasks``).
         """
+        import torch
+
         source = self.read(frame)
         pairs: dict[str, tuple[list[Any], list[Any]]] = {}
         for name in self.routes if only is None else only:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from plait.batch import Labels
 from plait.data.stores import spans
@@ -130,6 +129,8 @@ class RecordStore:
 
     def labels(self, place: Array, whose: Array) -> Labels:
         """The records at some places, as the labels of the rows numbered by ``whose``."""
+        import torch
+
         target, valid = self.target[place], None
         if self.axes:
             target, valid = _known(target, self.axes)

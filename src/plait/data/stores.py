@@ -1,62 +1,19 @@
-"""Where encoded inputs lie: dense or ragged arrays, in memory or in files, gathered by row."""
+"""Where encoded inputs are written: dense or ragged arrays, in memory or in files, rows hashed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plait.data.tensors import Store
 
 Array = np.ndarray[Any, Any]
-
-
-class Store(Protocol):
-    """The stored rows of one input."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, at: Tensor) -> Tensor:
-        """The rows at the given positions [B], as a network reads them."""
-        ...
-
-
-class Dense:
-    """Rows of one shape; ``finish`` turns what is stored into what a network reads."""
-
-    def __init__(self, data: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> None:
-        self.data = data
-        self.finish = finish
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def take(self, at: Tensor) -> Tensor:
-        rows = self.data.index_select(0, at)
-        return self.finish(rows) if self.finish else rows
-
-
-class Ragged:
-    """Rows of differing length; a gather pads them with 0 to the longest one."""
-
-    def __init__(self, indptr: Array, values: Array) -> None:
-        self.indptr = indptr
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.indptr) - 1
-
-    def take(self, at: Tensor) -> Tensor:
-        rows = at.numpy()
-        start = self.indptr[rows]
-        length = self.indptr[rows + 1] - start
-        longest = max(int(length.max(initial=0)), 1)
-        padded = np.zeros((len(rows), longest), dtype=np.int64)
-        filled = np.arange(longest) < length[:, None]
-        padded[filled] = self.values[spans(start, length)]
-        return torch.from_numpy(padded)
 
 
 def spans(start: Array, length: Array) -> Array:
@@ -147,6 +104,10 @@ class Writer:
 
     def store(self, finish: Callable[[Tensor], Tensor] | None = None) -> Store:
         """What was added, ready to be gathered from."""
+        import torch
+
+        from plait.data.tensors import Dense, Ragged
+
         values = self._values()
         if self.lengths:
             indptr = np.concatenate([[0], np.cumsum(np.concatenate(self.lengths))])

@@ -17,8 +17,7 @@ from plait.data.profile import as_text, odd_words
 from plait.data.sources import Table
 from plait.data.stores import Array
 from plait.data.where import Condition, ConditionError, condition
-from plait.kinds import Place
-from plait.losses import loss_of
+from plait.kinds import Place, check_loss
 from plait.method import did_you_mean
 from plait.metrics import check_metrics
 from plait.task import KINDS, Task, kind_of
@@ -373,7 +372,7 @@ def make_task(
         scale = deviation if deviation > 1e-12 * max(1.0, abs(center)) else 1.0
     spec = target.spec
     try:
-        loss_of(spec.loss or KINDS[kind].loss, kind)
+        check_loss(spec.loss or KINDS[kind].loss, kind)
         check_metrics(spec.metrics or (), kind, group=spec.group is not None)
         return Task(
             name=name, kind=kind, classes=classes, center=center, scale=scale,

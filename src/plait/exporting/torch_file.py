@@ -20,10 +20,10 @@ from plait.data.inputs import (
     Image,
     Items,
     Numeric,
-    Standardise,
     Text,
     Vector,
 )
+from plait.data.tensors import Standardise
 from plait.data.text import Tokens
 from plait.exporting.check import Array, ExportError, compare
 from plait.exporting.reading import feed, token_names

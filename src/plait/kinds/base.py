@@ -26,6 +26,8 @@ Tally = Callable[[Array, Array, Array, Sequence[str]], Array]
 class Kind:
     """How targets of one kind are learnt and judged; the first metric is the one that ranks.
 
+    ``loss`` is what trains it where nothing is said, ``losses`` are the others that can.
+
     ``place`` says what has a label: a row, or every token or pixel of a row, some of which may have
     none. Of those, ``tally`` adds up what a row's predictions are worth, so that no prediction is
     kept: the number of positions, the sum of their losses, and what the metrics need.
@@ -42,6 +44,7 @@ class Kind:
 
     name: str
     loss: str
+    losses: tuple[str, ...] = ()
     metrics: tuple[str, ...]
     outputs: Callable[[int], int]
     prior: Callable[[Tensor, Tensor, int], Tensor]

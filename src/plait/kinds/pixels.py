@@ -122,7 +122,8 @@ PIXELS = (
         hints=("semantic", "semantic_segmentation", "masks"),
     ),
     Kind(
-        name="depth", loss="log_depth", metrics=("depth_rel", "depth_abs", "depth_rmse"),
+        name="depth", loss="log_depth", losses=("absolute_depth",),
+        metrics=("depth_rel", "depth_abs", "depth_rmse"),
         outputs=one, prior=_log_mean, bias=log_shares, judge=tallied,
         place="pixel", tally=depths, mirror=_mirrored, hints=("depth_map",),
     ),

@@ -100,7 +100,8 @@ ROWS = (
         hints=("ordered", "rating", "rank", "stars"),
     ),
     Kind(
-        name="real", loss="squared", metrics=("rmse", "r2", "mae", "spearman"),
+        name="real", loss="squared", losses=("absolute", "huber"),
+        metrics=("rmse", "r2", "mae", "spearman"),
         outputs=one, prior=mean, bias=same, judge=squared, standardised=True,
         hints=("regression", "float", "numeric", "continuous", "number"),
     ),

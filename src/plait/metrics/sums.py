@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from plait.metrics.base import Floats, ratio
 
@@ -25,6 +24,8 @@ def totals(
     A sparse product reads each row once, in any order, which is several times faster than gathering
     and adding.
     """
+    from scipy.sparse import csr_array
+
     order = np.argsort(bucket, kind="stable")
     edges = np.searchsorted(bucket[order], np.arange(buckets + 1))
     matrix = csr_array((np.ones(len(rows)), rows[order], edges), shape=(buckets, n))

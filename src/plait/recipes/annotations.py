@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections.abc
 import difflib
-import inspect
 import json
 import math
 import types
@@ -93,13 +92,15 @@ def _limited(annotation: Any, limits: tuple[Any, ...]) -> Any:
 class Setting:
     """One key of a mapping: its type, its default where it has one, its family where a method.
 
-    An ``inline`` method may be named without its key: ``{merge: {ties: {keep: 0.2}}}``.
+    An ``inline`` method may be named without its key: ``{merge: {ties: {keep: 0.2}}}``. A setting
+    that ``names_tasks`` has their names as keys, in a list, or is one of them.
     """
 
     type: Type
     default: Any = _UNSET
     part: str | None = None
     inline: bool = False
+    names_tasks: bool = False
 
     @property
     def required(self) -> bool:
@@ -118,19 +119,6 @@ def settings_of(cls: type, limits: Mapping[str, Any] | None = None) -> dict[str,
             else field.default,
         )
         for field in fields(cls)
-    }
-
-
-def settings_in(function: Any, limits: Mapping[str, Any] | None = None) -> dict[str, Setting]:
-    """The keyword-only parameters of a function or class as settings, with limits on some."""
-    limits = limits or {}
-    return {
-        name: Setting(
-            Type.of(parameter.annotation, *limits.get(name, ())),
-            _UNSET if parameter.default is parameter.empty else parameter.default,
-        )
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
     }
 
 

@@ -10,8 +10,9 @@ from plait.data.declare import TYPES, DataSpec, SplitSpec, TableSpec, TaskSpec
 from plait.recipes.annotations import Setting, between, settings_of
 from plait.recipes.annotations import above as over
 from plait.recipes.document import Place, nearest, quote
+from plait.recipes.measures import loss_and_metrics
+from plait.settings import ABOVE, LEAST, Training
 from plait.task import KINDS, Kind, kind_of
-from plait.training.settings import ABOVE, LEAST, Training
 
 SPLITS = ("random", "stratified", "grouped", "time", "column")
 PARTS = ("train", "valid", "test")
@@ -256,7 +257,7 @@ def task(name: str, place: Place, tables: Mapping[str, TableSpec] | None) -> Tas
     kind = _kind(given["kind"]) if "kind" in given else None
     if kind is not None:
         found["kind"] = kind.name
-    _loss_and_metrics(given, kind, found, sound=len(place.document.mistakes) == before)
+    loss_and_metrics(given, kind, found, sound=len(place.document.mistakes) == before)
     _combinations(place, given, found, tables)
     if "columns" not in found:
         found.setdefault("target", name)
@@ -312,37 +313,6 @@ def _preference(place: Place) -> float:
         place.wrong(f"must be a number, at least 0; got {quote(place.value)}")
         return 1.0
     return float(place.value)
-
-
-def _loss_and_metrics(
-    given: Mapping[str, Place], kind: Kind | None, found: dict[str, Any], *, sound: bool
-) -> None:
-    if "loss" in given and (loss := given["loss"].text()) is not None:
-        from plait.losses import LOSSES, loss_of
-
-        found["loss"] = loss
-        if loss not in LOSSES:
-            given["loss"].wrong(f"no loss {loss!r}{nearest(loss, LOSSES)}")
-        elif kind is not None:
-            try:
-                loss_of(loss, kind.name)
-            except ValueError as error:
-                given["loss"].wrong(str(error))
-    if found.get("metrics"):
-        from plait.metrics import METRICS
-
-        for i, metric in enumerate(found["metrics"]):
-            place = given["metrics"].under(metric, i)
-            if metric not in METRICS:
-                place.wrong(f"no metric {metric!r}{nearest(metric, METRICS)}")
-            elif kind is not None and kind.name not in METRICS[metric].kinds:
-                fits = [m.name for m in METRICS.values() if kind.name in m.kinds]
-                place.wrong(f"metric {metric!r} does not fit kind {kind.name}{nearest('', fits)}")
-            elif METRICS[metric].grouped and not found.get("group") and sound:
-                place.wrong(f"metric {metric!r} needs group: the column of whose row it is")
-            elif i == 0 and METRICS[metric].higher is None:
-                place.wrong(f"metric {metric!r} is best at 1, so that it cannot rank; name another "
-                            "one first")  # fmt: skip
 
 
 def _combinations(

@@ -16,6 +16,7 @@ from typing import Any
 from plait.comparing.emit import scalar
 from plait.method import did_you_mean
 from plait.method import nearest as nearest_name
+from plait.recipes.asking import Question, answers
 
 _TABLES = {".csv", ".tsv", ".parquet", ".pq", ".npz", ".arrow", ".feather"}
 BYTES, DEPTH, NODES, ALIASES = 256 * 1024, 24, 20_000, 200
@@ -37,12 +38,17 @@ class Document:
     """Plain data (dict, list, str, int, float, bool, None) with the line of every value.
 
     ``mistakes`` collects (line, path, message); :meth:`finish` raises them all together.
+    ``questions`` are what only code that loads torch can tell of a value: they are asked together
+    at the end, ``apart`` in a process of its own. ``naming`` holds the places that name tasks.
     """
 
     value: Any
     name: str
     lines: dict[Where, int] = field(default_factory=dict)
     mistakes: list[tuple[int, str, str]] = field(default_factory=list)
+    questions: list[tuple[Where, Question]] = field(default_factory=list)
+    naming: list[Place] = field(default_factory=list)
+    apart: bool = False
 
     def line(self, where: Where) -> int:
         """The line of a value, or of the nearest thing around it that has one."""
@@ -57,6 +63,11 @@ class Document:
 
     def finish(self) -> None:
         """Raise :class:`RecipeError` with every mistake, in the order of the file."""
+        asked, self.questions = self.questions, []
+        found = answers([question for _, question in asked], apart=self.apart)
+        for (where, _), answer in zip(asked, found, strict=True):
+            if answer is not None:
+                self.wrong((*where, *answer.where), answer.message)
         if self.mistakes:
             raise RecipeError(
                 f"{self.name}:{line}: {f'{path}: ' if path else ''}{message}"
@@ -80,6 +91,10 @@ class Place:
     def wrong(self, message: str, line_of: Place | None = None) -> None:
         """Note a mistake here."""
         self.document.wrong(self.where, message, line_of.where if line_of else None)
+
+    def ask(self, question: Question) -> None:
+        """Have something asked of the value when all is read."""
+        self.document.questions.append((self.where, question))
 
     def at(self, key: str) -> Place:
         """The value of a key of this mapping; None where it is not given."""

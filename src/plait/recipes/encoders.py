@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
-from plait.recipes.annotations import Setting, between, settings_in
+from plait.recipes.annotations import Setting, Type, between
 from plait.recipes.document import Place, nearest, quote
 
 Forms = Mapping[str, Mapping[str, Setting]]
@@ -19,12 +21,17 @@ LIMITS: Mapping[str, Any] = {
 @cache
 def forms() -> Mapping[str, Forms]:
     """What an encoder may say: type of input or ``trunk`` → name → settings, the default first."""
-    from plait.networks.encoder import STEMS, TRUNKS
-
+    index = json.loads(files("plait").joinpath("encoders.json").read_text("utf-8"))
     return {
-        part: {name: settings_in(made, LIMITS) for name, made in known.items()}
-        for part, known in {**STEMS, "trunk": TRUNKS}.items()
-    }
+        part: {name: {key: _setting(key, row) for key, row in rows.items()}
+               for name, rows in known.items()}
+        for part, known in index.items()
+    }  # fmt: skip
+
+
+def _setting(name: str, row: Mapping[str, Any]) -> Setting:
+    default = {"default": row["default"]} if "default" in row else {}
+    return Setting(Type.of(row["type"], *LIMITS.get(name, ())), **default)
 
 
 def encoder(place: Place) -> dict[str, Any]:

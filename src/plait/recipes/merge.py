@@ -11,6 +11,7 @@ what is refused otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def job_of(document: Document, folder: Path) -> Job:
         if spelled is not None:
             spelling.construct(given["method"], "merging", spelled)
             found["method"] = spelled
+    if found.get("models"):
+        spelling.hold_to(document, {name: escape(name) for name in found["models"]}, "model")
     if "tokenizer" in given and given["tokenizer"].value not in ("base", "refuse"):
         given["tokenizer"].wrong("tokenizer is base or refuse")
     if "allow_nonfinite" in given and not isinstance(given["allow_nonfinite"].value, bool):

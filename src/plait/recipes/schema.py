@@ -17,8 +17,8 @@ from plait.method import Entry, index
 from plait.recipes import blocks, encoders, spelling
 from plait.recipes.annotations import Setting
 from plait.recipes.study import KEYS, VERSION
+from plait.settings import TRACKERS
 from plait.task import KINDS
-from plait.training.trackers.base import TRACKERS
 
 PATH = Path(__file__).parents[3] / "docs" / "study.schema.json"
 EXTERNAL = {"type": "string", "pattern": "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"}

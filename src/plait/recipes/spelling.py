@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from plait.method import Entry, MethodError, describe, find, index, inlined, resolve
 from plait.recipes.annotations import Setting, Type
-from plait.recipes.document import Place, nearest, quote
+from plait.recipes.asking import Answer
+from plait.recipes.document import Document, Place, nearest, quote
 
 Spelled = str | Mapping[str, Any]  # a name, or {name: {settings}}
 
@@ -35,6 +38,7 @@ def settings(entry: Entry) -> dict[str, Setting]:
             type=Type.of(row["type"]),
             part=row.get("part"),
             inline=row.get("inline", False),
+            names_tasks=row.get("names_tasks", False),
             **({"default": row["default"]} if "default" in row else {}),
         )
         for name, row in entry.settings.items()
@@ -113,16 +117,46 @@ def _setting(place: Place, setting: Setting) -> Any:
         return method(place, setting.part)
     if problem := setting.type.problem(place.value):
         place.wrong(problem)
+    elif setting.names_tasks:
+        place.document.naming.append(place)
     return place.value
 
 
+def hold_to(document: Document, names: Mapping[str, str], what: str = "task") -> None:
+    """Note the tasks that settings name and that there are not.
+
+    ``names`` maps them, as they are told, to glob patterns.
+    """
+    for place in document.naming:
+        for name, at in _named_in(place):
+            if not any(fnmatchcase(name, pattern) for pattern in names.values()):
+                at.wrong(f"no {what} {name!r}{nearest(name, names)}")
+
+
+def _named_in(place: Place) -> Iterator[tuple[str, Place]]:
+    """The names at a place: the keys of a mapping, the items of a list, or one text."""
+    match place.value:
+        case dict() as given:
+            yield from ((name, place.at(name)) for name in given)
+        case list() as given:
+            names = ((i, item) for i, item in enumerate(given) if isinstance(item, str))
+            yield from ((name, place.under(name, i)) for i, name in names)
+        case str() as name:
+            yield name, place
+
+
 def construct(place: Place, family: str, spelled: Spelled) -> None:
-    """Build the method once, so that values its class refuses are noted, each at its line."""
+    """Have the method built once, so that values its class refuses are noted, at their lines."""
+    place.ask(partial(_refused, family, spelled))
+
+
+def _refused(family: str, spelled: Spelled) -> Answer | None:
+    """Why the class of a method refuses its settings."""
     try:
         resolve(family, spelled)
     except MethodError as error:
-        where = place.under(None, *error.where)
-        where.under(None, *_blamed(spelled, error)).wrong(str(error))
+        return Answer(str(error), (*error.where, *_blamed(spelled, error)))
+    return None
 
 
 def _blamed(spelled: Any, error: MethodError) -> tuple[str, ...]:

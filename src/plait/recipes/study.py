@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from plait.recipes import blocks, spelling, tuning
 from plait.recipes.document import Document, Place, RecipeError, nearest, parse, read_document
 from plait.recipes.encoders import encoder
 from plait.recipes.spelling import Spelled
-from plait.training.settings import Training
-from plait.training.trackers.base import TRACKERS
+from plait.settings import TRACKERS, Training
 
 KEYS = (
     "title", "data", "tasks", "encoder", "training", "strategies", "seeds", "intervals", "tune",
@@ -69,6 +69,20 @@ def read(path: str | Path) -> StudySpec:
     return from_document(read_document(Path(path)))
 
 
+def _names(tasks: Mapping[str, TaskSpec]) -> dict[str, str]:
+    """The tasks' names, or what they are like where only the data tell, with glob patterns."""
+    found: dict[str, str] = {}
+    for name, spec in tasks.items():
+        if spec.columns is not None:
+            columns = [spec.columns] if isinstance(spec.columns, str) else spec.columns
+            found |= {each: each for each in columns}
+        elif spec.by is not None:
+            found[f"{name}[…]"] = escape(f"{name}[") + "*]"
+        else:
+            found[name] = escape(name)
+    return found
+
+
 def loads(text: str, name: str = "study.yaml") -> StudySpec:
     """The study in a text; ``name`` stands before the line in messages."""
     return from_document(parse(text, name))
@@ -88,7 +102,9 @@ def from_document(document: Document) -> StudySpec:
         _check_paths(given["data"], found["data"])
     if "tasks" in given:
         tables = found["data"].tables if found.get("data") else None
+        before = len(document.mistakes)
         found["tasks"] = blocks.tasks(given["tasks"], tables)
+        every = len(document.mistakes) == before
     readers = {
         "title": Place.text, "encoder": encoder, "training": blocks.training,
         "strategies": strategies, "seeds": seeds, "tune": tuning.tune,
@@ -102,6 +118,8 @@ def from_document(document: Document) -> StudySpec:
         if found.get("data") is not None:
             found["data"] = replace(found["data"], intervals=by)
     tuning.check(root, found)
+    if "tasks" in found and every:
+        spelling.hold_to(document, _names(found["tasks"]))
     document.finish()
     return StudySpec(**found)
 

@@ -1,12 +1,14 @@
 """The index of methods, generated: ``python -m plait.testing.index [--check]``.
 
 Every method file is imported once, here, so that listing methods never has to. What a card must say
-is enforced at the same time; ``--check`` writes nothing and fails when the index is stale.
+is enforced at the same time; ``--check`` writes nothing and fails when the index is stale. The
+encoders of a study and their settings are kept likewise, so that reading a study loads no torch.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import pkgutil
 import re
@@ -32,6 +34,7 @@ ROOMS = (
     "comparing.strategies",
 )
 PATH = Path(plait.__file__).with_name("methods.json")
+ENCODERS = Path(plait.__file__).with_name("encoders.json")
 
 # Methods that no paper introduced: plain baselines and the ways everybody knows.
 PLAIN = frozenset(
@@ -136,6 +139,30 @@ def text() -> str:
     return json.dumps(rows(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
+def encoders() -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Type of input, or ``trunk`` → name → setting → its type and default; the default first."""
+    from plait.networks.encoder import STEMS, TRUNKS
+
+    return {
+        part: {name: _keywords(made) for name, made in known.items()}
+        for part, known in {**STEMS, "trunk": TRUNKS}.items()
+    }
+
+
+def _keywords(made: Any) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"type": one.annotation}
+        | ({} if one.default is one.empty else {"default": one.default})
+        for name, one in inspect.signature(made).parameters.items()
+        if one.kind is one.KEYWORD_ONLY
+    }
+
+
+def encoders_text() -> str:
+    """The encoders as they are stored."""
+    return json.dumps(encoders(), indent=1, ensure_ascii=False) + "\n"
+
+
 def entries() -> list[Entry]:
     """The index as plait reads it, from the classes and not from the file."""
     return [Entry.from_row(row) for row in rows()]
@@ -154,6 +181,8 @@ def stale() -> str:
     ]
     if not wrong and PATH.read_text("utf-8") != text():
         wrong = ["formatted differently"]
+    if ENCODERS.read_text("utf-8") != encoders_text():
+        wrong.append("encoders")
     return "; ".join(wrong)
 
 
@@ -165,6 +194,7 @@ def main(arguments: list[str]) -> int:
             sys.stderr.write(f"methods.json is stale ({reason}); run python -m {_NAME}\n")
         return int(bool(reason))
     PATH.write_text(text(), encoding="utf-8")
+    ENCODERS.write_text(encoders_text(), encoding="utf-8")
     sys.stdout.write(f"{len(rows())} methods written to {PATH.name}\n")
     return 0
 

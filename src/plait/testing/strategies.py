@@ -23,10 +23,10 @@ from plait.comparing.plan import Plan
 from plait.comparing.strategy import Strategy
 from plait.data import Dataset, DataSpec, TableSpec, TaskSpec, load
 from plait.method import resolve, spell
+from plait.settings import Training
 from plait.testing.common import variations
 from plait.testing.laws import Subject, Suite
 from plait.testing.toys import toy_frame
-from plait.training.settings import Training
 
 suite = Suite()
 

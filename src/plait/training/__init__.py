@@ -1,5 +1,6 @@
 """Training several tasks in one network: backward, the visible loop, and the whole recipe."""
 
+from plait.settings import Training
 from plait.training.engine import Engine, backward
 from plait.training.fit import fit
 from plait.training.loop import Run, TrainingError
@@ -7,7 +8,6 @@ from plait.training.measuring import Losses, losses_of
 from plait.training.meters import ConflictMeter
 from plait.training.observers import EventLog, Observer, progress
 from plait.training.optim import RowwiseAdamW
-from plait.training.settings import Training
 from plait.training.train import evaluate, train
 
 __all__ = [

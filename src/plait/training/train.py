@@ -14,6 +14,7 @@ from plait.data.mirroring import Mirrored
 from plait.data.mixing import Feed, Rows, auto_batch, feed_for
 from plait.networks import Network
 from plait.networks.network import evaluating
+from plait.settings import Training
 from plait.training.fit import fit
 from plait.training.interrupts import poll
 from plait.training.loop import Run, Watcher
@@ -24,7 +25,6 @@ from plait.training.optim import decay_groups, paced
 from plait.training.procedures.base import Procedure
 from plait.training.procedures.plain import Plain
 from plait.training.schedules import SCHEDULES
-from plait.training.settings import Training
 
 if TYPE_CHECKING:
     from plait.data import Dataset

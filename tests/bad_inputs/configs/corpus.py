@@ -162,6 +162,19 @@ STRATEGIES = _after(
     ("a class from above", "strategies: {a: '..up:Method'}", "3: strategies.a: cannot load '..up:Method'"),
 )  # fmt: skip
 
+TWO = "data: {table: x.csv}\ntasks: [click, like]\n"
+MANY = "data: x\ntasks: {exam: {by: school}, tox: {columns: 'NR-*'}, age: real}\n"
+NAMES = _cases(
+    ("an unknown task in a balancer", TWO + "strategies:\n  a:\n    joint:\n      balancing:\n        covariance_alignment:\n          weights:\n            click: 2\n            lke: 1",
+     "10: strategies.a.joint.balancing.covariance_alignment.weights.lke: no task 'lke'; did you mean 'like'? (accepted: click, like)"),
+    ("an unknown task in a sharing", TWO + "strategies: {a: {joint: {sharing: {cgc: {experts: {clik: 2, like: 1}}}}}}", "3: strategies.a.joint.sharing.cgc.experts.clik: no task 'clik'; did you mean 'click'?"),
+    ("an unknown task in a merger", TWO + "strategies: {a: {merge: {average: {weights: {click: 1, view: 1}}}}}", "3: strategies.a.merge.average.weights.view: no task 'view'; valid: click, like"),
+    ("an unknown task in a merger's merger", TWO + "strategies: {a: {merge: {dare: {method: {average: {weights: {clic: 1}}}}}}}", "3: strategies.a.merge.dare.method.average.weights.clic: no task 'clic'; did you mean 'click'?"),
+    ("an unknown task in a list", TWO + "strategies:\n  a:\n    joint:\n      procedure:\n        auto_lambda:\n          primary:\n          - click\n          - likes", "10: strategies.a.joint.procedure.auto_lambda.primary[1]: no task 'likes'; did you mean 'like'?"),
+    ("unknown tasks and other mistakes", TWO + "strategies:\n  a: {joint: {balancing: {stch: {reference: {clikc: 0}}}}}\n  b: {joint: {balancing: pcgard}}", "4: strategies.a.joint.balancing.stch.reference.clikc: no task 'clikc'; did you mean 'click'?", "5: no balancing method 'pcgard'"),
+    ("a family in place of its task", MANY + "strategies: {a: {joint: {sharing: {ple: {experts: {exam: 2, 'exam[3]': 1, NR-AR: 2, SR-p53: 1}}}}}}", "3: experts.exam: no task 'exam'; did you mean 'exam[…]'? (accepted: exam[…], NR-*, age)", "3: experts.SR-p53: no task 'SR-p53'"),
+)  # fmt: skip
+
 REST = _after(
     ("passes in words", "training: {passes: eight}", "3: training.passes: must be a whole number, at least 1; got 'eight'"),
     ("passes in quotes", "training: {passes: '8'}", "3: training.passes: must be a whole number, at least 1; got '8'"),
@@ -207,7 +220,7 @@ CASES = [
     (f"{part}: {name}", text, told)
     for part, cases in (
         ("yaml", YAML), ("study", STUDY), ("data", DATA), ("tasks", TASKS),
-        ("strategies", STRATEGIES), ("rest", REST),
+        ("strategies", STRATEGIES), ("names", NAMES), ("rest", REST),
     )
     for name, text, told in cases
 ]  # fmt: skip

@@ -14,17 +14,12 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from plait.method import did_you_mean
+from plait.settings import TRACKERS
 from plait.training.observers import Event, EventLog
 
 SECONDS = 5.0  # numbers are sent at least that often, and at the end
 MOST = 1000  # numbers kept before they are sent
 Row = tuple[int, dict[str, float]]  # a step and its numbers
-
-TRACKERS: Mapping[str, str] = {
-    "tensorboard": "plait.training.trackers.tensorboard:TensorBoard",
-    "mlflow": "plait.training.trackers.mlflow:MLflow",
-    "trackio": "plait.training.trackers.trackio:Trackio",
-}
 
 
 class Tracker(EventLog):

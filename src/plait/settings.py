@@ -1,4 +1,4 @@
-"""How a network is trained: the ``training:`` block of a study."""
+"""How a network is trained: the ``training:`` block of a study, and the trackers of ``track:``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ LEAST: Mapping[str, float] = {
     "warmup": 0, "meter": 1, "mirror": 0,
 }  # fmt: skip
 ABOVE: Mapping[str, float] = {"learning_rate": 0, "clip": 0, "temperature": 0, "time_limit": 0}
+TRACKERS: Mapping[str, str] = {
+    "tensorboard": "plait.training.trackers.tensorboard:TensorBoard",
+    "mlflow": "plait.training.trackers.mlflow:MLflow",
+    "trackio": "plait.training.trackers.trackio:Trackio",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

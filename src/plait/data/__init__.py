@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plait.data.columns import Column
+    from plait.data.dataset import Dataset
+    from plait.data.declare import DataSpec, SplitSpec, TableSpec, TaskSpec
+    from plait.data.errors import DataError
+    from plait.data.loading import load
+    from plait.data.mixing import ByTask, Feed, Rows, SideBySide, auto_batch, feed_for
+    from plait.data.preparation import Preparation
 
 # Looking at tables loads no torch: what makes batches of them is fetched when it is first used.
 _HOMES = {

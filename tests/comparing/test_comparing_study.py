@@ -308,7 +308,8 @@ plait.compare(table(600), targets=["click", "price"], strategies=["joint"], enco
 
 
 def test_sigterm_leaves_finished_cells_and_exits_143(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
         wait_for(lambda: list(tmp_path.glob("cells/*.part/work/**/events.jsonl")), process)

@@ -7,8 +7,7 @@ unchanged, so a method can always be written down again as its name, or ``{name:
     >>> spell(resolve("balancing", {"pcgrad": {"reduce": "mean"}}))
     {'pcgrad': {'reduce': 'mean'}}
 
-Listing methods reads a generated index and imports none of them; torch is loaded only when a method
-that uses it is.
+Listing methods reads a generated index: none of them is imported, and no torch.
 """
 
 from __future__ import annotations
@@ -138,14 +137,14 @@ class Method:
 
     ``parts`` names the settings that are methods themselves, with the family each belongs to.
     ``inline`` is the one of them, if any, that may be spelled without its setting's name:
-    ``{merge: {ties: {}}}`` stands for ``{merge: {method: {ties: {}}}}``. ``names_tasks`` are the
-    settings that name tasks (in merging, models): as keys, in a list, or as a text.
+    ``{merge: {ties: {}}}`` stands for ``{merge: {method: {ties: {}}}}``. ``names_tasks`` says of
+    settings that name tasks (in merging, models) where: ``keys``, ``values`` or ``both``.
     """
 
     card: ClassVar[Card]
     parts: ClassVar[Mapping[str, str]] = {}
     inline: ClassVar[str | None] = None
-    names_tasks: ClassVar[frozenset[str]] = frozenset()
+    names_tasks: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def accepted(cls) -> dict[str, inspect.Parameter]:
@@ -176,7 +175,7 @@ class Entry:
     """One line of the index: enough to list, search, document and load a method.
 
     ``settings`` maps each setting to its ``type``, the family it belongs to as a ``part`` where it
-    is a method itself, whether it ``names_tasks`` and, unless it must be given, its ``default``.
+    is a method itself, where it names ``tasks`` and, unless it must be given, its ``default``.
     """
 
     key: str
@@ -224,15 +223,14 @@ def describe(cls: type[Method]) -> dict[str, Any]:
     settings: dict[str, dict[str, Any]] = {}
     for name, parameter in cls.accepted().items():
         kind = parameter.annotation
-        settings[name] = {"type": kind if isinstance(kind, str) else repr(kind)}
+        one = settings[name] = {"type": kind if isinstance(kind, str) else repr(kind)}
         if name in cls.parts:
-            settings[name]["part"] = cls.parts[name]
-            settings[name] |= {"inline": True} if name == cls.inline else {}
-        settings[name] |= {"names_tasks": True} if name in cls.names_tasks else {}
+            one["part"] = cls.parts[name]
+            one |= {"inline": True} if name == cls.inline else {}
+        one |= {"tasks": cls.names_tasks[name]} if name in cls.names_tasks else {}
         if parameter.default is not parameter.empty:
             default = parameter.default
-            named = isinstance(default, Method)
-            settings[name]["default"] = default.card.name if named else _plain(default)
+            one["default"] = default.card.name if isinstance(default, Method) else _plain(default)
     row = {"module": cls.__module__, "class": cls.__qualname__, "settings": settings}
     return cls.card.to_json() | row
 

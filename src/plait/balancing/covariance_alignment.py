@@ -55,7 +55,7 @@ class CovarianceAlignment(Balancer):
         ),
         exceptions={"training_resumes_exactly": "fit refuses it without weights made from data"},
     )
-    names_tasks = frozenset({"weights"})
+    names_tasks = {"weights": "keys"}
     rung = Rung.LOSSES
     blind = True
 

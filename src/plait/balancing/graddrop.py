@@ -53,7 +53,7 @@ class GradDrop(Balancer):
             "Heads receive their raw gradients.",
         ),
     )
-    names_tasks = frozenset({"leak"})
+    names_tasks = {"leak": "keys"}
     rung = Rung.JACOBIAN
     weights_heads = False
 

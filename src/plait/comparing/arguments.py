@@ -1,10 +1,12 @@
-"""What :func:`plait.compare` is given, checked before anything is read."""
+"""What :func:`plait.compare` is given, checked before anything is read or computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from plait.method import Method, did_you_mean, resolve
 
 _SHAPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "targets": ((str, Mapping, Iterable), "column names, or {column: kind}"),
@@ -64,3 +66,38 @@ def _tasks(given: Any) -> Iterator[str]:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def named_tasks(value: Any, where: str) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    """The tasks that a setting names and the path to each in it.
+
+    ``where``: in the ``keys`` of a mapping, in the ``values`` (a text, a list of texts, a mapping
+    to either), or in ``both``.
+    """
+    match value:
+        case str():
+            yield value, ()
+        case Mapping():
+            for key, inner in value.items():
+                if where != "values":
+                    yield key, (key,)
+                if where != "keys":
+                    yield from ((name, (key, *path)) for name, path in named_tasks(inner, "values"))
+        case list() | tuple():
+            for place, inner in enumerate(value):
+                if isinstance(inner, str):
+                    yield inner, (place,)
+
+
+def unknown_tasks(method: Method, names: Collection[str]) -> list[str]:
+    """A sentence for each name that settings of a method, or of its parts, take for a task's."""
+    wrong = []
+    for setting, value in method.settings().items():
+        part, where = type(method).parts.get(setting), type(method).names_tasks.get(setting)
+        if part is not None and value is not None:
+            wrong += unknown_tasks(resolve(part, value), names)
+        for name, _ in named_tasks(value, where) if where else ():
+            if name not in names:
+                nearest = did_you_mean(name, names)
+                wrong.append(f"{method.card.name}: {setting}: no task {name!r}{nearest}")
+    return wrong

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -98,21 +98,3 @@ def _depth(trunk: Any) -> int | None:
         case {"mlp": {"depth": int(depth)}}:
             return depth
     return None
-
-
-def unknown_tasks(method: Method, names: Collection[str]) -> list[str]:
-    """A sentence for each name that settings of a method, or of its parts, take for a task's."""
-    wrong = []
-    for setting, value in method.settings().items():
-        part = type(method).parts.get(setting)
-        if part is not None and value is not None:
-            wrong += unknown_tasks(resolve(part, value), names)
-        elif setting in type(method).names_tasks:
-            given = (value,) if isinstance(value, str) else value
-            named = given if isinstance(given, Iterable) else ()
-            wrong += [
-                f"{method.card.name}: {setting}: no task {name!r}{did_you_mean(name, names)}"
-                for name in named
-                if isinstance(name, str) and name not in names
-            ]
-    return wrong

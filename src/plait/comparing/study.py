@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import plait
+from plait.comparing.arguments import unknown_tasks
 from plait.comparing.baselines import read_seeds, with_baselines
 from plait.comparing.cells import Cell, Shard, make, ordered
 from plait.comparing.declared import Declared, relative
 from plait.comparing.formats import FORMAT, read, refuse_another, understood
 from plait.comparing.plan import Plan
 from plait.comparing.store import Store
-from plait.comparing.strategy import unknown_tasks
 from plait.comparing.tune import Tune
 from plait.method import resolve, spell
 from plait.settings import Training

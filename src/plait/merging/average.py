@@ -34,7 +34,7 @@ class Average(Merger):
         summary="The mean of the models' weights, plain or weighted.",
         laws=frozenset({Law.PERMUTATION}),
     )
-    names_tasks: ClassVar[frozenset[str]] = frozenset({"weights"})
+    names_tasks: ClassVar[Mapping[str, str]] = {"weights": "keys"}
     weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:

@@ -52,7 +52,7 @@ class BreadcrumbsTies(Merger):
             "one entry of a row at least is kept",
         ),
     )
-    names_tasks: ClassVar[frozenset[str]] = frozenset({"weights"})
+    names_tasks: ClassVar[Mapping[str, str]] = {"weights": "keys"}
     keep: float = 0.15
     outliers: float = 0.006
     weights: Mapping[str, float] | None = None

@@ -69,7 +69,7 @@ class Consensus(Merger):
             "λ = 0.4 unless given, α = 0.3 without validation rows; the authors choose both there",
         ),
     )
-    names_tasks: ClassVar[frozenset[str]] = frozenset({"threshold"})
+    names_tasks: ClassVar[Mapping[str, str]] = {"threshold": "keys"}
     agree: int = 2
     threshold: float | Mapping[str, float] = 0.4
     scale: float | None = None

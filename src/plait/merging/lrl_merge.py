@@ -71,7 +71,7 @@ class LrlMerge(Merger):
             "the defaults of the slack and of keep are not the paper's",
         ),
     )
-    names_tasks: ClassVar[frozenset[str]] = frozenset({"skill"})
+    names_tasks: ClassVar[Mapping[str, str]] = {"skill": "values"}
     count: ClassVar[int | None] = 2
     skill: str | None = None
     slack: float = 1e-4

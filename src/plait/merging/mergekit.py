@@ -63,7 +63,7 @@ class Mergekit(Merger):
         ),
         laws=frozenset({Law.PERMUTATION}),
     )
-    names_tasks: ClassVar[frozenset[str]] = frozenset({"weight", "density"})
+    names_tasks: ClassVar[Mapping[str, str]] = {"weight": "keys", "density": "keys"}
     method: Literal["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"] = "linear"
     weight: Any = 1.0
     density: Any = 1.0

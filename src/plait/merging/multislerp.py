@@ -61,7 +61,7 @@ class Multislerp(Merger):
             "stretching": "directions are about zero unless origin is base",
         },
     )
-    names_tasks: ClassVar[frozenset[str]] = frozenset({"weights"})
+    names_tasks: ClassVar[Mapping[str, str]] = {"weights": "keys"}
     weights: Mapping[str, float] | None = None
     origin: Literal["zero", "base"] = "zero"
 

@@ -54,7 +54,7 @@ class Nuslerp(Merger):
             "stretching": "arcs are about zero unless origin is base",
         },
     )
-    names_tasks: ClassVar[frozenset[str]] = frozenset({"weights"})
+    names_tasks: ClassVar[Mapping[str, str]] = {"weights": "keys"}
     count: ClassVar[int | None] = 2
     weights: Mapping[str, float] | None = None
     origin: Literal["zero", "base"] = "zero"

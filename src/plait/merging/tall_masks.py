@@ -75,7 +75,7 @@ class TallMasks(Merger):
         laws=frozenset({Law.PERMUTATION}),
         deviations=("λ = 0.4 unless given; the authors choose it for every task on validation",),
     )
-    names_tasks: ClassVar[frozenset[str]] = frozenset({"threshold"})
+    names_tasks: ClassVar[Mapping[str, str]] = {"threshold": "keys"}
     parts: ClassVar[Mapping[str, str]] = {"method": "merging"}
     method: Method | str | Mapping[str, Any] = "task_arithmetic"
     threshold: float | Mapping[str, float] = 0.4

@@ -93,14 +93,14 @@ class Setting:
     """One key of a mapping: its type, its default where it has one, its family where a method.
 
     An ``inline`` method may be named without its key: ``{merge: {ties: {keep: 0.2}}}``. A setting
-    that ``names_tasks`` has their names as keys, in a list, or is one of them.
+    may name ``tasks``, in the ``keys`` of a mapping, the ``values`` of a list or mapping, or both.
     """
 
     type: Type
     default: Any = _UNSET
     part: str | None = None
     inline: bool = False
-    names_tasks: bool = False
+    tasks: str | None = None
 
     @property
     def required(self) -> bool:

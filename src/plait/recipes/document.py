@@ -39,7 +39,7 @@ class Document:
 
     ``mistakes`` collects (line, path, message); :meth:`finish` raises them all together.
     ``questions`` are what only code that loads torch can tell of a value: they are asked together
-    at the end, ``apart`` in a process of its own. ``naming`` holds the places that name tasks.
+    at the end, ``apart`` in a process of its own. ``naming`` holds places that name tasks, and how.
     """
 
     value: Any
@@ -47,7 +47,7 @@ class Document:
     lines: dict[Where, int] = field(default_factory=dict)
     mistakes: list[tuple[int, str, str]] = field(default_factory=list)
     questions: list[tuple[Where, Question]] = field(default_factory=list)
-    naming: list[Place] = field(default_factory=list)
+    naming: list[tuple[Place, str]] = field(default_factory=list)
     apart: bool = False
 
     def line(self, where: Where) -> int:

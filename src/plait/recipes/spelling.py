@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
+from plait.comparing.arguments import named_tasks
 from plait.method import Entry, MethodError, describe, find, index, inlined, resolve
 from plait.recipes.annotations import Setting, Type
 from plait.recipes.asking import Answer
@@ -38,7 +39,7 @@ def settings(entry: Entry) -> dict[str, Setting]:
             type=Type.of(row["type"]),
             part=row.get("part"),
             inline=row.get("inline", False),
-            names_tasks=row.get("names_tasks", False),
+            tasks=row.get("tasks"),
             **({"default": row["default"]} if "default" in row else {}),
         )
         for name, row in entry.settings.items()
@@ -117,8 +118,8 @@ def _setting(place: Place, setting: Setting) -> Any:
         return method(place, setting.part)
     if problem := setting.type.problem(place.value):
         place.wrong(problem)
-    elif setting.names_tasks:
-        place.document.naming.append(place)
+    elif setting.tasks is not None:
+        place.document.naming.append((place, setting.tasks))
     return place.value
 
 
@@ -127,22 +128,11 @@ def hold_to(document: Document, names: Mapping[str, str], what: str = "task") ->
 
     ``names`` maps them, as they are told, to glob patterns.
     """
-    for place in document.naming:
-        for name, at in _named_in(place):
+    for place, where in document.naming:
+        for name, path in named_tasks(place.value, where):
             if not any(fnmatchcase(name, pattern) for pattern in names.values()):
+                at = place.under(None, *path)
                 at.wrong(f"no {what} {name!r}{nearest(name, names)}")
-
-
-def _named_in(place: Place) -> Iterator[tuple[str, Place]]:
-    """The names at a place: the keys of a mapping, the items of a list, or one text."""
-    match place.value:
-        case dict() as given:
-            yield from ((name, place.at(name)) for name in given)
-        case list() as given:
-            names = ((i, item) for i, item in enumerate(given) if isinstance(item, str))
-            yield from ((name, place.under(name, i)) for i, name in names)
-        case str() as name:
-            yield name, place
 
 
 def construct(place: Place, family: str, spelled: Spelled) -> None:

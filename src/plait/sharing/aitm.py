@@ -71,7 +71,7 @@ class Aitm(Sharing):
         laws=frozenset({Law.PERMUTATION, Law.ABSENT, Law.ROWS}),
         deviations=("no dropout in the towers",),
     )
-    names_tasks = frozenset({"order"})
+    names_tasks = {"order": "values"}
 
     def __post_init__(self) -> None:
         at_least(self, width=1, depth=1, calibrate=0)

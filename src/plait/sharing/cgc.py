@@ -59,7 +59,7 @@ class Cgc(Sharing):
         laws=frozenset({Law.PERMUTATION, Law.ABSENT, Law.ROWS}),
         deviations=("the experts read the encoder's output; an encoder of depth 0 is the paper's",),
     )
-    names_tasks = frozenset({"experts"})
+    names_tasks = {"experts": "keys"}
 
     def __post_init__(self) -> None:
         at_least(self, experts=0, shared=0, width=1, depth=1)

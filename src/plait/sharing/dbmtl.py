@@ -68,6 +68,7 @@ class Dbmtl(Sharing):
             "one layer joins a task's tower with its parents",
         ),
     )
+    names_tasks = {"parents": "both"}
 
     def __post_init__(self) -> None:
         at_least(self, width=1, depth=1)

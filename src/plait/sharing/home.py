@@ -89,6 +89,7 @@ class Home(Sharing):
             "categories are any, by default the kinds of tasks; the paper's watch and interact",
         ),
     )
+    names_tasks = {"categories": "values"}
 
     def __post_init__(self) -> None:
         at_least(self, experts=1, shared=1, width=1, depth=1, rank=1)

@@ -66,7 +66,7 @@ class Ple(Sharing):
             "more_tasks_change_no_output": "the shared gates read the experts of all tasks",
         },
     )
-    names_tasks = frozenset({"experts"})
+    names_tasks = {"experts": "keys"}
 
     def __post_init__(self) -> None:
         at_least(self, experts=0, shared=0, width=1, depth=1, levels=1)

@@ -16,7 +16,7 @@ from plait.comparing.model import asked_of, load_model
 from plait.comparing.plan import Plan
 from plait.data import DataSpec, TableSpec, TaskSpec, load
 from plait.method import resolve
-from plait.training.settings import Training
+from plait.settings import Training
 
 ENCODER = {"trunk": {"mlp": {"width": 8, "depth": 1}}}
 TARGETS = ("click", "buy", "grade")

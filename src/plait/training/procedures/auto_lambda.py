@@ -69,7 +69,7 @@ class AutoLambda(Procedure):
             "The step ahead has a length η of its own, without momentum and weight decay.",
         ),
     )
-    names_tasks = frozenset({"primary"})
+    names_tasks = {"primary": "values"}
 
     def __post_init__(self) -> None:
         if not (self.lookahead > 0 and self.rate > 0 and self.start > 0):

@@ -16,7 +16,7 @@ study from the encoded inputs of the training rows, elsewhere by :meth:`Covarian
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class CovarianceAlignment(Balancer):
         ),
         exceptions={"training_resumes_exactly": "fit refuses it without weights made from data"},
     )
-    names_tasks = {"weights": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"weights": "keys"}
     rung = Rung.LOSSES
     blind = True
 

@@ -15,7 +15,7 @@ of a task's gradient through: d = Σ_i ℓ_i g_i + (1 − ℓ_i)(1[p > U] g_i⁺
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class GradDrop(Balancer):
             "Heads receive their raw gradients.",
         ),
     )
-    names_tasks = {"leak": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"leak": "keys"}
     rung = Rung.JACOBIAN
     weights_heads = False
 

@@ -18,6 +18,7 @@ array([ 3. , -1.5,  9. ])
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 

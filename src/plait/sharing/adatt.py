@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from plait.method import Card, Law, Paper
 from plait.networks.base import MakeEncoder, Sharing, Trunk
@@ -64,7 +65,7 @@ class AdaTT(Sharing):
         deviations=("the experts read the encoder's output; an encoder of depth 0 is the paper's",),
         exceptions={"more_tasks_change_no_output": "every task fuses the experts of all tasks"},
     )
-    names_tasks = {"experts": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"experts": "keys"}
 
     def __post_init__(self) -> None:
         at_least(self, experts=1, shared=0, width=1, depth=1, levels=1)

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class Aitm(Sharing):
         laws=frozenset({Law.PERMUTATION, Law.ABSENT, Law.ROWS}),
         deviations=("no dropout in the towers",),
     )
-    names_tasks = {"order": "values"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"order": "values"}
 
     def __post_init__(self) -> None:
         at_least(self, width=1, depth=1, calibrate=0)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from plait.method import Card, Law, Paper
 from plait.networks.base import MakeEncoder, Sharing, Trunk
@@ -59,7 +60,7 @@ class Cgc(Sharing):
         laws=frozenset({Law.PERMUTATION, Law.ABSENT, Law.ROWS}),
         deviations=("the experts read the encoder's output; an encoder of depth 0 is the paper's",),
     )
-    names_tasks = {"experts": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"experts": "keys"}
 
     def __post_init__(self) -> None:
         at_least(self, experts=0, shared=0, width=1, depth=1)

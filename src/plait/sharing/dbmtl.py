@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class Dbmtl(Sharing):
             "one layer joins a task's tower with its parents",
         ),
     )
-    names_tasks = {"parents": "both"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"parents": "both"}
 
     def __post_init__(self) -> None:
         at_least(self, width=1, depth=1)

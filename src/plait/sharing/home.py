@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class Home(Sharing):
             "categories are any, by default the kinds of tasks; the paper's watch and interact",
         ),
     )
-    names_tasks = {"categories": "values"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"categories": "values"}
 
     def __post_init__(self) -> None:
         at_least(self, experts=1, shared=1, width=1, depth=1, rank=1)

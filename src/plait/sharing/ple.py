@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from plait.method import Card, Law, Paper
 from plait.networks.base import MakeEncoder, Sharing, Trunk
@@ -66,7 +67,7 @@ class Ple(Sharing):
             "more_tasks_change_no_output": "the shared gates read the experts of all tasks",
         },
     )
-    names_tasks = {"experts": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"experts": "keys"}
 
     def __post_init__(self) -> None:
         at_least(self, experts=0, shared=0, width=1, depth=1, levels=1)

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class Stem(Sharing):
             "absent_task_cannot_harm": "the experts of absent tasks are read by the others",
         },
     )
-    names_tasks = {"experts": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"experts": "keys"}
 
     def __post_init__(self) -> None:
         at_least(self, experts=0, shared=0, width=1, depth=1, gate_width=1, gate_depth=0)

@@ -11,9 +11,9 @@ one usual step on Σ_i λ_i L_i. An auxiliary task helps as far as its gradient 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class AutoLambda(Procedure):
             "The step ahead has a length η of its own, without momentum and weight decay.",
         ),
     )
-    names_tasks = {"primary": "values"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"primary": "values"}
 
     def __post_init__(self) -> None:
         if not (self.lookahead > 0 and self.rate > 0 and self.start > 0):

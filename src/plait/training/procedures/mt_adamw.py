@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch.optim import Optimizer
@@ -71,7 +71,7 @@ class MtAdamw(Procedure):
             "descends": "the losses told in two steps are those of different tasks",
         },
     )
-    names_tasks = {"shares": "keys", "weights": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"shares": "keys", "weights": "keys"}
 
     def __post_init__(self) -> None:
         for name, given in (("shares", self.shares), ("weights", self.weights)):

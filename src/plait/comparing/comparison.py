@@ -66,10 +66,9 @@ def compare(
     a ``DataSpec`` or a ``Dataset`` of :mod:`plait.data`. ``targets`` are columns to predict;
     ``tasks`` says more: names with a ``TaskSpec``, its settings or a kind.
     ``strategies`` maps labels to methods (or lists their names); ``separate`` and plain baselines
-    are always there. ``out`` is the folder of the run: a study made again there computes only what
-    is missing. Without it the run lives in a temporary folder, until the process ends. ``workers``,
-    ``time``, ``cell_time``, ``shard`` and ``on`` say how it is computed: see :meth:`Study.run`.
-    SIGTERM saves and leaves with the exit code 143, whatever the call is at.
+    are always there. ``out`` is the folder of the run, else a temporary one until the process ends:
+    a study made again there computes only what is missing. ``workers``, ``time``, ``cell_time``,
+    ``shard`` and ``on`` say how it is computed, and SIGTERM ends it: see :meth:`Study.run`.
     Raises ``DataError`` for faulty data, ``ValueError`` for other mistakes, before any training.
     """
     arguments.check(**locals())
@@ -87,10 +86,8 @@ def compare(
             raise ValueError("a Dataset has its tasks already; leave tasks and targets out")
         datasets = _datasets(data, declared, counts["split"], folder / "cache")
         plans = [Plan.of(dataset, **same) for dataset in datasets]
-        study = Study(
-            plans, _strategies(strategies), folder=folder, seeds=counts, tune=tune, title=title,
-            declared=declared, about=about,
-        )  # fmt: skip
+        study = Study(plans, _strategies(strategies), folder=folder, seeds=counts, tune=tune,
+                      title=title, declared=declared, about=about)  # fmt: skip
         if not run:
             return study
         return study.run(

@@ -226,8 +226,9 @@ class Study:
         memory that ends it ends all. After ``time`` seconds no further cell is started; a cell that
         takes longer than ``cell_time`` has failed. ``shard``, such as ``3/50``, is the share that
         this call computes, ``on="ray"`` spreads the cells over a Ray cluster. Any number of
-        processes and machines may run one folder. Raises ``ValueError`` where it holds a run of
-        another study, and ``OSError`` where it cannot be written.
+        processes and machines may run one folder. SIGTERM saves and leaves with the exit code 143.
+        Raises ``ValueError`` where it holds a run of another study, and ``OSError`` where it cannot
+        be written.
         """
         from plait.comparing.running import Bounds, run_study
 

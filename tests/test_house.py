@@ -117,7 +117,7 @@ def test_the_import_rule_is_enforced(tmp_path):
     package = tmp_path / "plait"
     for room in ("testing", "cli", "recipes", "comparing", "training", "sharing", "balancing",
                  "adapting", "merging", "networks", "data", "weights", "batch", "task", "metrics",
-                 "losses", "kinds", "linalg", "method"):  # fmt: skip
+                 "losses", "kinds", "linalg", "method", "settings"):  # fmt: skip
         (package / room).mkdir(parents=True)
         (package / room / "__init__.py").touch()
     (package / "__init__.py").touch()

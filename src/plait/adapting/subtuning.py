@@ -21,6 +21,7 @@ subset that it saw.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -59,6 +60,7 @@ class SubTuning(Adapter):
             "norms keep the frozen statistics",
         ),
     )
+    names_tasks: ClassVar[Mapping[str, str]] = {"chosen": "keys"}
 
     def attach(
         self, sites: Sequence[ModuleSite], tasks: TaskSet, routing: Routing

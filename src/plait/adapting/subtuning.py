@@ -21,8 +21,8 @@ subset that it saw.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import nn
 

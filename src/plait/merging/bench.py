@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -109,12 +109,7 @@ class Bench(ABC):
 
     def drawn(self, task: str, size: int, step: int, seed: int) -> Array:
         """The rows of a step: the task's rows pass by in shuffled order, ``size`` at a time."""
-        count = self.count(task)
-        places = np.arange(step * size, (step + 1) * size)
-        passes = {
-            int(number): shuffled(seed, task, int(number), count) for number in places // count
-        }
-        return np.array([passes[place // count][place % count] for place in places.tolist()])
+        return dealt(seed, task, self.count(task), size, step)
 
     def chosen(self, task: str, most: int, seed: int) -> Array:
         """At most so many different rows of a task, ascending."""
@@ -175,10 +170,20 @@ class Bench(ABC):
                     values = one.block(site, start, stop, against_base=False)[0][0]
                 put(own[site.name], start, values)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradient to that of the module's trainable tensors, and to no other."""
+    def fill(self, state: State) -> None:
+        """Put tensors by name into the module."""
+        own = self.weights
+        for name, value in state.items():
+            put(own[name], 0, np.ascontiguousarray(value).reshape(-1))
+
+    def backward(self, loss: Tensor, inputs: Sequence[Tensor] | None = None) -> None:
+        """Add a loss's gradient to that of the inputs, and to no other.
+
+        The inputs are the module's trainable tensors where none are given.
+        """
         self._ask(Need.BACKWARD)
-        inputs = [p for p in self.module.parameters() if p.requires_grad]
+        if inputs is None:
+            inputs = [p for p in self.module.parameters() if p.requires_grad]
         torch.autograd.backward(loss, inputs=inputs)
 
     def gradients(self, value: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -215,11 +220,24 @@ class Bench(ABC):
             )
 
 
+def dealt(seed: int, task: str, count: int, size: int, step: int) -> Array:
+    """The numbers below ``count`` that a step sees; all pass by before any comes again."""
+    places = np.arange(step * size, (step + 1) * size)
+    numbers = dict.fromkeys((places // count).tolist())
+    passes = {number: shuffled(seed, task, number, count) for number in numbers}
+    return np.array([passes[place // count][place % count] for place in places.tolist()])
+
+
 def shuffled(seed: int, task: str, number: int, count: int) -> Array:
     """The numbers below ``count`` in an order keyed by seed, task and the number of the pass."""
-    text = "\x00".join((str(seed), str(number), task)).encode("utf-8", "surrogatepass")
+    return keyed(seed, number, task).permutation(count)
+
+
+def keyed(*words: object) -> np.random.Generator:
+    """Random numbers that follow from the words."""
+    text = "\x00".join(map(str, words)).encode("utf-8", "surrogatepass")
     key = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
-    return np.random.Generator(np.random.Philox(key=key)).permutation(count)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 @torch.no_grad()

@@ -17,16 +17,29 @@ from plait.weights.sources import State
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a merge has made of the network on the bench beside other weights.
+
+    It holds the merged weights, and the modules that its :class:`~plait.merging.route.Route` lays
+    out, filled; ``after`` is the torch module that is to stand after it, if any.
+    """
+
+    after: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Merged:
     """The merged tensors, and what was found on the way (the coefficient, how it was chosen).
 
     Where tasks keep something of their own, ``tasks`` has each one's tensors by model name; they
-    need the task of every row when the model serves.
+    need the task of every row when the model serves. Where the network itself was changed,
+    ``change`` says how; ``tensors`` are then those of a network that was not.
     """
 
     tensors: State
     evidence: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, State] = field(default_factory=dict)
+    change: Change | None = None
 
 
 def write(

@@ -9,7 +9,7 @@ memory holds one network and its gradient however many models there are.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,7 @@ class Learn:
         for step in range(self.steps):
             made = coefficients(free)
             mix.place(array(made))
+            mix.bench.forget()
             losses.append(self._gather(mix.bench, objective, step))
             if not np.isfinite(losses[-1]):
                 break
@@ -144,35 +145,67 @@ class Learn:
         mix.bench.forget()
         return free.detach(), losses
 
-    def _gather(self, bench: Bench, objective: Objective, step: int) -> float:
+    def descend(self, bench: Bench, free: Sequence[Tensor], objective: Objective) -> list[float]:
+        """Train tensors of modules on the bench in place; the objective at every step.
+
+        Stops before a step whose objective is not finite.
+        """
+        adam = torch.optim.Adam(free, lr=self.rate)
+        losses: list[float] = []
+        for step in range(self.steps):
+            adam.zero_grad()
+            losses.append(self._gather(bench, objective, step, free))
+            if not np.isfinite(losses[-1]):
+                break
+            adam.step()
+        adam.zero_grad()
+        return losses
+
+    def _gather(
+        self,
+        bench: Bench,
+        objective: Objective,
+        step: int,
+        inputs: Sequence[Tensor] | None = None,
+    ) -> float:
         """Add up the objective and, on the bench, its gradient."""
-        bench.forget()
         total = 0.0
         for task in bench.tasks:
             for number in range(step * self.batches, (step + 1) * self.batches):
                 loss = objective(task, bench.drawn(task, self.batch, number, self.seed))
-                bench.backward(loss)
+                bench.backward(loss, inputs)
                 total += float(loss.detach())
         return total
 
 
 def guarded(
-    mix: Mix, have: Have, start: Array, tuned: Array, losses: list[float]
+    mix: Mix, have: Have, start: Array, tuned: Array, losses: Sequence[float]
 ) -> tuple[Array, dict[str, Any]]:
     """The tuned coefficients, or the start where they are no better on validation; and why."""
-    told: dict[str, Any] = {"objective": [losses[0], losses[-1]] if losses else []}
-    if losses and not np.isfinite(losses).all():
-        return start, {"objective": [], "kept": "the start: the objective became infinite or NaN"}
+    judged = None
+    if have.validation is not None and losses and np.isfinite(losses).all():
+        judged = []
+        for coefficients in (start, tuned):
+            mix.place(coefficients)
+            judged.append(float(have.validation(mix.bench.state)))
+    better, told = verdict(losses, judged)
+    return tuned if better else start, told
+
+
+def verdict(losses: Sequence[float], judged: Sequence[float] | None) -> tuple[bool, dict[str, Any]]:
+    """Whether what was tuned is kept, and why, as evidence.
+
+    ``losses`` are the objective at every step, ``judged`` the validation losses before and after.
+    """
     if not losses:
-        return start, {**told, "kept": "the start: no step was taken"}
-    if have.validation is None:
-        return tuned, {**told, "kept": "what was tuned, without a check on validation"}
-    judged = []
-    for coefficients in (start, tuned):
-        mix.place(coefficients)
-        judged.append(float(have.validation(mix.bench.state)))
+        return False, {"objective": [], "kept": "the start: no step was taken"}
+    if not np.isfinite(losses).all():
+        return False, {"objective": [], "kept": "the start: the objective became infinite or NaN"}
+    told: dict[str, Any] = {"objective": [losses[0], losses[-1]]}
+    if judged is None:
+        return True, {**told, "kept": "what was tuned, without a check on validation"}
     before, after = judged
     told["validation"] = [loss if np.isfinite(loss) else None for loss in judged]
     if after < before or not np.isfinite(before):
-        return tuned, {**told, "kept": "what was tuned"}
-    return start, {**told, "kept": "the start: tuning made the validation loss no better"}
+        return True, {**told, "kept": "what was tuned"}
+    return False, {**told, "kept": "the start: tuning made the validation loss no better"}

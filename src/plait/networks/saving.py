@@ -39,6 +39,7 @@ REBUILD: Mapping[str, str] = {
     "side_by_side": "plait.networks.side_by_side",
     "members": "plait.networks.members",
     "adapted": "plait.adapting.adapted",
+    "changed": "plait.comparing.changed",
 }
 
 

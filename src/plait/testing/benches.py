@@ -17,7 +17,7 @@ WIDTH, CLASSES = 3, 3
 
 
 class ToyTrunk(nn.Linear):
-    """tanh(W x + b) times a number; with an empty tensor and a counter."""
+    """A linear layer; with a number, an empty tensor and a counter."""
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__(width, 5)
@@ -25,13 +25,9 @@ class ToyTrunk(nn.Linear):
         self.empty = nn.Parameter(torch.zeros(0, WIDTH))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """[N, width] → [N, 5]."""
-        return torch.tanh(super().forward(input)) * self.scale
-
 
 class Toy(nn.Module):
-    """A trunk, under the name that the toy pool's tensors have."""
+    """tanh(W x + b) times a number, under the names that the toy pool's tensors have."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -39,7 +35,7 @@ class Toy(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[N, width] → [N, 5]."""
-        found: Tensor = self.trunk(inputs)
+        found: Tensor = torch.tanh(self.trunk(inputs)) * self.trunk.scale
         return found
 
 

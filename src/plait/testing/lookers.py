@@ -5,16 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 from plait.merging.base import Have
 from plait.merging.have import SEEING
 from plait.merging.pool import Pool
+from plait.merging.route import Route
 from plait.testing.benches import toy_bench
 from plait.testing.laws import Subject, Suite, refusal
-from plait.testing.pools import close, merge, seeing, toy
+from plait.testing.pools import close, made, merge, seeing, toy
 
 suite = Suite()
+
+
+def _adding(subject: Subject) -> bool:
+    """Whether it adds modules to the network."""
+    return issubclass(subject.cls, Route)
+
+
+@suite.law("what it adds is laid out again from the network alone, and takes the tensors", _adding)
+def additions_are_laid_again(subject: Subject) -> None:
+    pool = toy(subject)
+    bench, again = (toy_bench(pool, subject.cls.losses) for _ in range(2))
+    method = made(subject)
+    merged = method.merge(pool, Have(bench=bench))
+    assert merged.change is not None, "the merge tells of no change"
+    after = method.lay(again.module, 5, pool.names)
+    again.module.load_state_dict(bench.module.state_dict())
+    for place, task in enumerate(pool.names):
+        one, two = (each.run(task, np.arange(6)).features for each in (bench, again))
+        if after is not None:
+            whose = torch.full((6,), place)
+            after.double().load_state_dict(merged.change.after.state_dict())
+            one, two = merged.change.after(one, whose), after(two, whose)
+        assert torch.equal(one, two), f"{task}: features differ by {float((one - two).abs().max())}"
 
 
 @suite.law("without what it wants to look at, it refuses and names what is missing", seeing)

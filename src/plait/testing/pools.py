@@ -13,6 +13,7 @@ import numpy as np
 from plait.merging.base import Have, Merged, Merger
 from plait.merging.have import SEEING
 from plait.merging.pool import Array, Pool
+from plait.merging.route import Route
 from plait.method import Need
 from plait.testing.benches import toy_bench
 from plait.testing.laws import Subject, refusal
@@ -91,8 +92,8 @@ def blind(subject: Subject) -> bool:
 
 
 def keeps(subject: Subject) -> bool:
-    """Whether tasks keep something of their own."""
-    return Need.TASK_ID in subject.cls.card.needs
+    """Whether tasks keep tensors of their own."""
+    return Need.TASK_ID in subject.cls.card.needs and not issubclass(subject.cls, Route)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def plan(folder: Path | None = None) -> Plan:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The models of the cells of four merges, by the merger's name, and the study's folder."""
+    """The models of the cells of some merges, by the merger's name, and the study's folder."""
     folder = tmp_path_factory.mktemp("run")
     it = plan(folder)
     methods = {
@@ -51,6 +51,8 @@ def made(tmp_path_factory):
         "regmean": {"rows": 40},
         "fisher": {"rows": 5},
         "adamerging": {"steps": 3, "batch": 8},
+        "surgery": {"steps": 4, "batch": 8, "rank": 2},
+        "wemoe": {"steps": 2, "batch": 8, "rate": 0.1},
     }
     cells = {
         name: make(it, resolve("strategy", {"merge": {name: settings}}), 0)
@@ -72,6 +74,8 @@ def test_mergers_that_look_at_data_are_ways_of_a_study(made):
     assert len(told["validation"]) == 2
     assert models["regmean"].evidence["solved"]
     assert all(norm > 0 for norm in models["fisher"].evidence["norms"].values())
+    assert set(models["surgery"].evidence["distance"]) == set(TARGETS)
+    assert set(models["wemoe"].evidence["routes"]) == set(TARGETS)
 
 
 def test_the_merged_network_is_saved_and_loaded_like_any_other(made, tmp_path):

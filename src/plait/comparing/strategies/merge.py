@@ -19,6 +19,7 @@ import torch
 from plait.comparing.apart import network_of
 from plait.comparing.bench import NetworkBench
 from plait.comparing.building import copy_heads, fresh, validation_loss
+from plait.comparing.changed import changed
 from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Started, Strategy
@@ -83,8 +84,12 @@ class Merge(Started):
             bench=NetworkBench(plan, target),
             held=NetworkBench(plan, target, "valid") if held else None,
         )
-        merged = self._merger().merge(Pool(experts, base), have)
-        load_state(target, merged.tensors)
+        merger = self._merger()
+        merged = merger.merge(Pool(experts, base), have)
+        if merged.change is None:
+            load_state(target, merged.tensors)
+        else:
+            target = changed(target, merger, list(names), merged.change)
         spent = int(parts["start"].evidence["passes"]) + int(parts["experts"].evidence["best_pass"])
         return NetworkModel(target, {**merged.evidence, "best_pass": spent})
 

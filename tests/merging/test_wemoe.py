@@ -139,8 +139,10 @@ def test_where_validation_gets_worse_the_routers_go_back():
 
 
 def test_a_network_without_linear_layers_is_refused():
-    module = nn.Sequential(nn.Linear(4, 5).double()).requires_grad_(False)
-    assert feed_forward(module) == []
+    bench = net_bench()
+    bench.module.requires_grad_(False)
+    with pytest.raises(ValueError, match="no linear layers that train"):
+        Wemoe().merge(net_pool(), Have(bench=bench))
     with pytest.raises(ValueError, match="hidden must be 0 or more"):
         Wemoe(hidden=-1)
 

@@ -126,9 +126,10 @@ class Experts(nn.Module):
         if weights is None:
             raise RuntimeError("a routed layer ran before the first layer of its part")
         each = nn.functional.linear(given[0], self.deltas.flatten(0, 1), self.shifts.flatten())
-        each = each.unflatten(-1, self.shifts.shape)
+        each = each.view(*each.shape[:-1], *self.shifts.shape)
         weights = weights.reshape(len(weights), *[1] * (each.ndim - 3), -1, 1)
-        return output + (weights * each).sum(-2)
+        added: Tensor = (weights * each).sum(-2)
+        return output + added
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ class Search:
         )
         worst = first if np.isfinite(first) else 0.0
         while True:
-            asked, scores = evolution.ask(), []
+            asked = evolution.ask()
+            scores: list[float] = []
             for values in asked:
                 yield np.asarray(values)[: len(start)], scores.append
             finite = [score for score in scores if np.isfinite(score)]

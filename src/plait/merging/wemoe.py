@@ -85,13 +85,13 @@ class Wemoe(Route):
 
     def run(self, pool: Pool, have: Have, sink: Sink, workers: int) -> Merged:
         """Add up, route, train the routers."""
+        bench = have.live
+        if not feed_forward(bench.module):
+            raise ValueError("wemoe: the network has no linear layers that train")
         line = Pipeline(combine=Sum(), scale=self.scale)
         merged = line.run(pool, replace(have, validation=None), sink, workers)
-        bench = have.live
         bench.fill({site.name: merged.tensors[site.name] for site in pool.sites if site.floating})
         parts = self._laid(bench.module, pool.names)
-        if not parts:
-            raise ValueError("wemoe: the network has no linear layers that train")
         for number, part in enumerate(parts):
             self._fill(bench, pool, part)
             self._start(part.router, number)

@@ -29,6 +29,7 @@ def additions_are_laid_again(subject: Subject) -> None:
     pool = toy(subject)
     bench, again = (toy_bench(pool, subject.cls.losses) for _ in range(2))
     method = made(subject)
+    assert isinstance(method, Route)
     merged = method.merge(pool, Have(bench=bench))
     assert merged.change is not None, "the merge tells of no change"
     after = method.lay(again.module, 5, pool.names)

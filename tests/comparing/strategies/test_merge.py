@@ -7,8 +7,6 @@ import polars as pl
 import pytest
 import torch
 
-import plait
-from plait.comparing import Progress
 from plait.comparing.bench import NetworkBench
 from plait.comparing.building import make_network
 from plait.comparing.cells import make, ordered
@@ -98,15 +96,15 @@ def test_statistics_are_kept_for_the_other_mergers_of_the_study(made):
 
 
 def test_a_task_without_classes_is_named_before_anything_is_trained():
-    with pytest.raises(ValueError, match=r"adamerging works on losses .*'price' has another"):
-        plait.compare(
-            table().with_columns(pl.Series("price", np.arange(160) * 1.0)),
-            targets=("click", "price"),
-            strategies={"merged": {"merge": "adamerging"}},
-            encoder=ENCODER,
-            training={"passes": 1},
-            progress=Progress(),
-        )
+    data = load(
+        DataSpec(tables={"table": TableSpec(source=table())}),
+        {"click": TaskSpec(target="click"), "price": TaskSpec(target="x0", kind="real")},
+    )
+    merge = resolve("strategy", {"merge": "adamerging"})
+    with pytest.raises(
+        ValueError, match=r"merge: adamerging works on losses .*'price' has another"
+    ):
+        merge.check(Plan.of(data, encoder=ENCODER))
 
 
 def test_the_bench_shows_training_or_validation_rows_and_never_test_rows():

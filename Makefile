@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PEER := .venv-mergekit
 
-.PHONY: demo test test-slow test-campaigns check format index bench clean
+.PHONY: demo test test-slow test-campaigns mergekit check format index bench clean
 
 demo: $(READY)
 	$(BIN)/plait demo --out runs/demo
@@ -18,6 +19,19 @@ test-slow: $(READY)
 # A study killed, ended, starved of disk and raced for, again and again; about 40 minutes.
 test-campaigns: $(READY)
 	$(BIN)/python -W ignore tests/campaigns/run_campaigns.py
+
+# mergekit beside plait, equal and measured; its pins need an environment of its own, torch is ours.
+mergekit: $(PEER)/.ready
+	$(BIN)/python -m pytest -m mergekit tests/recipes/test_mergekit_itself.py
+	$(BIN)/python benchmarks/merging.py --mergekit $(PEER)/bin/python
+	$(BIN)/python benchmarks/merging.py --mergekit $(PEER)/bin/python --type BF16
+
+$(PEER)/.ready: $(READY)
+	$(PYTHON) -m venv $(PEER)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+		> $$($(PEER)/bin/python -c 'import site; print(site.getsitepackages()[0])')/plait.pth
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check mergekit==0.1.5
+	touch $@
 
 check: $(READY)
 	$(BIN)/ruff check --quiet .
@@ -43,4 +57,4 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv build dist runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(PEER) build dist runs .mypy_cache .ruff_cache .pytest_cache

@@ -6,6 +6,9 @@ own: once reading, merging and writing alone, and once as the whole command, whi
 the models, hashes every file and writes the card. CPU seconds are printed, since other work on the
 machine lengthens wall-clock time most.
 
+With ``--mergekit PYTHON`` (an interpreter that has it; ``make mergekit``) that merges the same
+files by recipes that mean the same, measured from its first call on and as a whole process.
+
     python benchmarks/merging.py [--models 8] [--size small] [--type F32] [--folder FOLDER]
 """
 
@@ -34,6 +37,12 @@ METHODS = {
     "TIES, cut over the model": "{ties: {keep: 0.2, scale: 1.0}}",
     "TIES, cut by tensor": "{ties: {keep: 0.2, scale: 1.0, per: tensor}}",
     "DARE-TIES": "{dare: {drop: 0.8, method: {ties: {keep: 1.0, scale: 1.0}}}}",
+}
+PEERS = {
+    "linear": ("linear", "weight: 1.0", ""),
+    "task arithmetic": ("task_arithmetic", "weight: 0.4", "base_model: {base}"),
+    "TIES, cut by tensor": ("ties", "weight: 1.0, density: 0.2", "base_model: {base}"),
+    "DARE-TIES": ("dare_ties", "weight: 1.0, density: 0.2", "base_model: {base}"),
 }
 # The system's own count of peak memory begins with the program; getrusage's with its parent.
 PEAK = """
@@ -66,6 +75,19 @@ print(json.dumps([time.process_time(), peak()]))
 """
 
 
+MERGEKIT = """
+import json, sys, time, yaml
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+recipe, out = sys.argv[1:]
+start = time.process_time()
+told = MergeConfiguration.model_validate(yaml.safe_load(open(recipe)))
+run_merge(told, out, MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True))
+print(json.dumps([time.process_time() - start, time.process_time(), peak()]))
+"""
+
+
 def shapes(size: str) -> dict[str, tuple[int, ...]]:
     """The tensors of a model by name."""
     width, inner, layers = SIZES[size]
@@ -91,13 +113,29 @@ def write(folder: Path, size: str, kind: str, number: int) -> None:
             values += 0.002 * own.standard_normal(prod(shape), np.float32)
         file.write(name, 0, narrow(values, kind))
     file.finish()
+    width, inner, layers = SIZES[size]
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": width,
+        "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": 8,
+        "vocab_size": WORDS, "tie_word_embeddings": True,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
 
 
-def measured(code: str, words: list[str], out: Path) -> tuple[float, float]:
+def recipe(method: str, base: str, models: list[str]) -> str:
+    """mergekit's recipe for a method."""
+    name, settings, more = PEERS[method]
+    rows = [f"  - {{model: {model}, parameters: {{{settings}}}}}" for model in models]
+    return "\n".join([f"merge_method: {name}", more.format(base=base), "models:", *rows])
+
+
+def measured(
+    code: str, words: list[str], out: Path, python: str = sys.executable
+) -> tuple[float, ...]:
     """CPU seconds and peak megabytes of a merge in a process of its own."""
     alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", PEAK + code, *words],
+        [python, "-c", PEAK + code, *words],
         capture_output=True,
         text=True,
         env=alone,
@@ -105,8 +143,7 @@ def measured(code: str, words: list[str], out: Path) -> tuple[float, float]:
     )  # fmt: skip
     shutil.rmtree(out, ignore_errors=True)
     shutil.rmtree(out.with_name(f".{out.name}.merging"), ignore_errors=True)
-    cpu, peak = json.loads(done.stdout.splitlines()[-1])
-    return cpu, peak
+    return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -116,6 +153,7 @@ def main() -> None:
     asked.add_argument("--size", choices=SIZES, default="small")
     asked.add_argument("--type", choices=("F32", "BF16"), default="F32")
     asked.add_argument("--folder", type=Path, help="where there is room; a temporary one else")
+    asked.add_argument("--mergekit", help="a Python interpreter that has mergekit")
     given = asked.parse_args()
     count = sum(prod(shape) for shape in shapes(given.size).values())
     print(f"{count / 1e6:.0f} million parameters, {given.type}; load {os.getloadavg()[0]:.1f}")
@@ -133,6 +171,12 @@ def main() -> None:
                 whole = measured(WHOLE, words, place / "out")
                 print(f"| {method} | {models} | {bare[0]:.1f} | {bare[1]:.0f} | {whole[0]:.1f} | "
                       f"{whole[1]:.0f} |", flush=True)  # fmt: skip
+                if given.mergekit and method in PEERS:
+                    (place / "recipe").write_text(recipe(method, words[0], pool), "utf-8")
+                    own = [str(place / "recipe"), str(place / "out")]
+                    bare, whole, peak = measured(MERGEKIT, own, place / "out", given.mergekit)
+                    print(f"| {method}, mergekit | {models} | {bare:.1f} | {peak:.0f} | "
+                          f"{whole:.1f} | {peak:.0f} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

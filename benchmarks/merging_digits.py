@@ -28,10 +28,10 @@ from plait.merging.pool import Pool
 from plait.method import resolve
 
 State = Mapping[str, np.ndarray]
-WIDTH, CLASSES = 128, 10
-SHORT, LONG = 60, 400  # steps on all tasks together, and on each alone
+WIDTH, CLASSES = 512, 10
+SHORT, LONG = 20, 150  # steps on all tasks together, and on each alone
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)  # of TALL masks, one for every task
 METHODS: Mapping[str, Any] = {
-    "TALL masks": {"tall_masks": {}},
     "EMR": "emr",
     "TSV-M": "tsv",
     "Iso-C": {"iso": {"common": 1.0}},
@@ -100,7 +100,7 @@ def train(
 ) -> None:
     """Tune a trunk, and the heads [T, width, classes] where asked, on some of the tasks."""
     values = [*net.parameters(), *([heads] if head else [])]
-    optimizer = torch.optim.Adam(values, lr=2e-3)
+    optimizer = torch.optim.Adam(values, lr=2e-3 if head else 1e-3)
     parts = [rows.of("train", task) for task in tasks]
     for _ in range(steps):
         loss = torch.zeros(())
@@ -150,6 +150,13 @@ def one(seed: int) -> dict[str, float]:
         "individual": scored(lambda task: experts[f"task{task}"], "test"),
         "start": scored(lambda _: base, "test"),
     }
+    masked = [resolve("merging", {"tall_masks": {"threshold": t}}).merge(pool) for t in THRESHOLDS]
+
+    def chosen(task: int) -> State:
+        own = [merged.tasks[f"task{task}"] for merged in masked]
+        return max(own, key=lambda state: accuracy(state, heads, task, rows, "valid"))
+
+    found["TALL masks"] = scored(chosen, "test")
     for name, method in METHODS.items():
         merged = resolve("merging", method).merge(pool, have)
         if name in OWN:

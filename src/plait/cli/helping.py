@@ -13,7 +13,8 @@ VALUES: Mapping[str, str] = {
     "sample": "SHARE", "on": "CLUSTER", "targets": "NAMES", "strategy": "LABEL", "ids": "NAMES",
     "of": "TABLE", "have": "NEEDS", "family": "FAMILY", "onnx": "FILE", "torch": "FILE",
     "hf": "FOLDER", "rows": "TABLE", "method": "METHOD", "base": "MODEL", "verify": "FOLDER",
-    "tokenizer": "WHOSE", "key": "KEY", "memory": "GIB",
+    "tokenizer": "WHOSE", "key": "KEY", "memory": "GIB", "outside": "MODEL", "rank": "R",
+    "chosen": "N", "seed": "N",
 }  # fmt: skip
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "demo": ("plait demo", "plait demo --out digits --workers 2"),
@@ -50,6 +51,9 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "plait convert model -o converted",
         "plait convert run.pt --key model",
     ),
+    "extract": ("plait extract math --base base --rank 32 -o adapter",),
+    "stack": ("plait stack math:0:8 code:4:12 -o tall",),
+    "upcycle": ("plait upcycle math code --base base -o mixture",),
     "methods": (
         "plait methods",
         "plait methods --family balancing",

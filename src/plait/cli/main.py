@@ -26,6 +26,7 @@ from plait.cli import (
     methods,
     models,
     report,
+    reshape,
     status,
     validate,
 )
@@ -52,6 +53,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.export,
     "merge": merge.merge,
     "convert": convert.convert,
+    "extract": reshape.extract,
+    "stack": reshape.stack,
+    "upcycle": reshape.upcycle,
     "methods": methods.methods,
     "doctor": doctor.doctor,
 }

@@ -117,13 +117,8 @@ class Job:
         ]
 
     def _identity(self) -> str:
-        """A hash of all that the result depends on, files by size and time of change."""
-        files = {
-            name: [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in _files(path)]
-            for name, path in self._paths().items()
-        }
-        text = json.dumps([plait.__version__, self.spelled(), files], sort_keys=True)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        """A hash of all that the result depends on."""
+        return identity(self.spelled(), self._paths())
 
     def _about(self, pool: Pool, merged: Merged, sink: Folder) -> dict[str, Any]:
         made = open_checkpoint(sink.part)
@@ -137,6 +132,16 @@ class Job:
             "kinship": kinship(pool).told(),
             "tensors": [_noted(made, site, pool) for site in made.sites.values()],
         }
+
+
+def identity(recipe: Mapping[str, Any], paths: Mapping[str, Path]) -> str:
+    """A hash of a recipe and of the models it names, files by size and time of change."""
+    files = {
+        name: [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in _files(path)]
+        for name, path in paths.items()
+    }
+    text = json.dumps([plait.__version__, recipe, files], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _files(path: Path) -> list[Path]:

@@ -37,6 +37,11 @@ class Stem(nn.Module):
         self.widths = tuple(widths)
         self.width = sum(widths)
 
+    @property
+    def fields(self) -> list[int]:
+        """The widths of what stands side by side in its output: inputs, or columns of them."""
+        return list(self.widths)
+
     def encode(self, key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
         """One input [rows, ...] → [rows, its width]."""
         raise NotImplementedError
@@ -95,6 +100,14 @@ class Plain(Stem):
 
     def __init__(self, inputs: Sequence[Input]) -> None:
         super().__init__(inputs, [found.width for found in inputs])
+        self.single = {found.key for found in inputs if found.type == "numeric"}
+
+    @property
+    def fields(self) -> list[int]:
+        """Each number by itself, vectors as wholes."""
+        found = zip(self.keys, self.widths, strict=True)
+        each = [[1] * width if key in self.single else [width] for key, width in found]
+        return [width for some in each for width in some]
 
     def encode(self, key: str, value: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
         return value.to(dtype)
@@ -129,6 +142,13 @@ class Embedding(Stem):
                 self.register_buffer(f"starts{len(self.tables)}", torch.tensor(starts), False)
                 self.plan[found.key].append((len(self.tables), columns))
                 self.tables.append(table)
+
+    @property
+    def fields(self) -> list[int]:
+        """A column of categories each, in the order of the output."""
+        widths = [t.embedding_dim for t in self.tables if isinstance(t, nn.Embedding)]
+        plans = [plan for key in self.keys for plan in self.plan[key]]
+        return [widths[number] for number, columns in plans for _ in columns]
 
     def encode(self, key: str, value: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
         found = []

@@ -8,6 +8,7 @@ from plait.sharing.cross_stitch import CrossStitch
 from plait.sharing.dbmtl import Dbmtl
 from plait.sharing.dselect_k import DSelectK
 from plait.sharing.dsmtl import Dsmtl
+from plait.sharing.dtrn import Dtrn
 from plait.sharing.esmm import Esmm, conditional
 from plait.sharing.hard import Hard
 from plait.sharing.home import Home
@@ -33,6 +34,7 @@ __all__ = [
     "DSelectK",
     "Dbmtl",
     "Dsmtl",
+    "Dtrn",
     "Esmm",
     "ExpertUse",
     "Hard",

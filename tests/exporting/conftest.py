@@ -59,13 +59,18 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def text_run(texts: Path) -> Path:
-    """A run on the transformer: frozen, adapted, tuned apart."""
+    """A run on the transformer: frozen, adapted in one stage and in two, trained as a whole."""
     encoder = {
         "text": {"transformer": {"pretrained": str(texts / "model")}},
         "trunk": {"mlp": {"width": 8, "depth": 1, "norm": "layer"}},
     }
     frame = pl.read_parquet(texts / "rows.parquet")
-    strategies = {"joint": "joint", "adapted": {"adapt": {"lora": {"rank": 2}}}}
+    strategies = {
+        "joint": "joint",
+        "adapted": {"adapt": {"lora": {"rank": 2}}},
+        "sparse": {"adapt": {"lori": {"rank": 2}}},
+        "whole": {"adapt": "full"},
+    }
     training = {"passes": 4, "learning_rate": 0.03}
     compared(
         frame, texts / "run", ["a", "b"], strategies=strategies, encoder=encoder, training=training

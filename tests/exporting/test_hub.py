@@ -44,7 +44,7 @@ def by_the_readme(folder: Path, texts: list[str], task: str) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("label", ["joint", "adapted"])
+@pytest.mark.parametrize("label", ["joint", "adapted", "sparse", "whole"])
 def test_the_folder_gives_what_plait_gives(
     on_text: Study, tmp_path: Path, rows: pl.DataFrame, label: str
 ) -> None:
@@ -58,7 +58,7 @@ def test_the_folder_gives_what_plait_gives(
     real = json.loads((folder / "heads.json").read_text())["tasks"][1]
     value = by_the_readme(folder, texts, "b")[:, 0] * real["scale"] + real["center"]
     np.testing.assert_allclose(value, ours["b"], rtol=1e-5)
-    assert (folder / "adapters").exists() == (label == "adapted")
+    assert (folder / "adapters").exists() == (label in ("adapted", "sparse"))
 
 
 def test_adapters_are_peft_s_and_matter(on_text: Study, tmp_path: Path, rows: pl.DataFrame) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import plait
 from plait.adapting.adapted import AdaptedTrunk
-from plait.adapting.base import Adapted, SiteBank
+from plait.adapting.base import Adapted, SiteBank, outermost
 from plait.adapting.files import places, save_adapter
 from plait.comparing.model import BundleModel, Model, NetworkModel
 from plait.comparing.predictor import Predictor
@@ -200,13 +200,13 @@ def _plain(model: nn.Module) -> Any:
     for parent in list(found.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Adapted):
-                setattr(parent, name, child.base)
+                setattr(parent, name, child.frozen)
     return found
 
 
 def _banks(trunk: AdaptedTrunk, stem: Transformer) -> dict[str, SiteBank]:
     """The adapters by their path inside the transformer."""
-    inside = [module for module in stem.modules() if isinstance(module, Adapted)]
+    inside = outermost(stem)
     try:
         found = places(trunk)
         for bank in found.values():

@@ -52,6 +52,8 @@ class Adapt(Started):
         first = self._first()
         if first is not None:
             return f"{name} over {first.words()}"
+        if self._adapter().whole:
+            return "one network from a common start, every weight of it trained for all tasks"
         return f"{name} adapters per task on one frozen network"
 
     def requires(self, plan: Plan) -> Mapping[str, Strategy]:

@@ -24,13 +24,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from plait.merging.base import Have, Merged, Merger
 from plait.merging.engine import BLOCK
-from plait.merging.pool import Array, Pool
+from plait.merging.pool import Pool
 from plait.merging.results import stored, write
-from plait.merging.stages.descent import least_squares
+from plait.merging.stages.descent import regressed
 from plait.merging.stages.sums import added
 from plait.merging.statistics.base import gather, stacked
 from plait.merging.statistics.inputs import Grams
@@ -91,24 +89,13 @@ class RegMean(Merger):
                     side = site.shape[1]
                     systems = stacked(grams, site, 0, side**2).reshape(-1, side, side)
                     values = values.reshape(-1, *site.shape)
-                    merged = self.solved(values, systems).reshape(-1)
+                    merged = regressed(values, systems, self.alpha).reshape(-1)
                 else:
                     merged = added(values) / values.dtype.type(len(pool))
                 sink.write(site, start, stored(merged, site))
 
         write(pool, sink, place, workers=workers)
         return Merged(tensors=sink.tensors, evidence={"solved": sorted(solved)})
-
-    def solved(self, weights: Array, grams: Array) -> Array:
-        """The merged weight [o, n] of weights [M, o, n] and Gram matrices [M, n, n]."""
-        start = weights.mean(0, dtype=np.float64)
-        total, slope = np.zeros(grams.shape[1:]), np.zeros(start.shape)
-        for weight, gram in zip(weights, grams, strict=True):
-            wide = self.alpha * gram.astype(np.float64)
-            np.fill_diagonal(wide, np.diagonal(gram))
-            total += wide
-            slope += (start - weight) @ wide
-        return least_squares(start, total, slope).astype(weights.dtype)
 
     def _grams(self) -> Grams:
         return Grams(rows=self.rows, size=self.batch, seed=self.seed)

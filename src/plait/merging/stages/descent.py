@@ -58,3 +58,25 @@ def least_squares(start: Array, gram: Array, slope: Array) -> Array:
     there = values > values.max(initial=0) * len(values) * np.finfo(values.dtype).eps
     kept = vectors[:, there]
     return np.asarray(start - (slope @ kept / values[there]) @ kept.T)
+
+
+def damped(gram: Array, alpha: float) -> Array:
+    """A Gram matrix [n, n] in float64, what is off its diagonal multiplied by ``alpha``."""
+    wide = alpha * gram.astype(np.float64)
+    np.fill_diagonal(wide, np.diagonal(gram))
+    return wide
+
+
+def regressed(weights: Array, grams: Array, alpha: float) -> Array:
+    """The weight [o, n] whose outputs are closest to those of M layers on their own inputs.
+
+    ``weights`` are [M, o, n], ``grams`` [M, n, n] those of the inputs, damped by ``alpha``; the
+    mean weight where no inputs point.
+    """
+    start = weights.mean(0, dtype=np.float64)
+    total, slope = np.zeros(grams.shape[1:]), np.zeros(start.shape)
+    for weight, gram in zip(weights, grams, strict=True):
+        wide = damped(gram, alpha)
+        total += wide
+        slope += (start - weight) @ wide
+    return least_squares(start, total, slope).astype(weights.dtype)

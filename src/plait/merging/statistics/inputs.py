@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -19,8 +20,16 @@ from plait.merging.pool import Array
 from plait.merging.statistics.base import Statistic
 
 
+@dataclass(frozen=True, kw_only=True)
 class Inputs(Statistic):
-    """A mean over the inputs [n] of every linear layer, by the name of its weight."""
+    """A mean over the inputs [n] of every linear layer, by the name of its weight.
+
+    With ``only`` of those layers alone. A subclass that wants ``scales`` is also told of modules
+    whose own weight is a vector as long as what goes in (layer norms).
+    """
+
+    scales: ClassVar[bool] = False
+    only: tuple[str, ...] | None = None
 
     @abstractmethod
     def fold(self, inputs: Tensor) -> Tensor:
@@ -33,6 +42,8 @@ class Inputs(Statistic):
         last: list[tuple[Tensor, Tensor, int]] = []  # layers side by side are given one tensor
 
         def add(name: str, inputs: Tensor, real: Tensor | None) -> None:
+            if self.only is not None and name not in self.only:
+                return
             if not last or last[0][0] is not inputs:
                 kept = real is not None and real.shape == inputs.shape[:-1]
                 rows = inputs[real] if kept else inputs.flatten(0, -2)
@@ -41,7 +52,7 @@ class Inputs(Statistic):
             before, counted = totals.get(name, (torch.zeros_like(folded), 0))
             totals[name] = before.add_(folded), counted + count
 
-        with listening(bench.module, add):
+        with listening(bench.module, add, scales=self.scales):
             for rows in bench.batches(task, self.rows, self.size, self.seed):
                 bench.run(task, rows)
                 last.clear()
@@ -60,9 +71,10 @@ class Grams(Inputs):
 
 
 class Magnitudes(Inputs):
-    """Σ |x| / N over the inputs x [n] of every linear layer, [n]."""
+    """Σ |x| / N over the inputs x [n] of every linear layer and every layer norm, [n]."""
 
     name: ClassVar[str] = "magnitudes"
+    scales: ClassVar[bool] = True
 
     def fold(self, inputs: Tensor) -> Tensor:
         """The sum of the magnitudes."""
@@ -70,9 +82,9 @@ class Magnitudes(Inputs):
 
 
 @contextmanager
-def listening(module: nn.Module, heard: Any) -> Iterator[None]:
+def listening(module: nn.Module, heard: Any, *, scales: bool = False) -> Iterator[None]:
     """Inside, ``heard(name of the weight, inputs [..., n], mask or None)`` is told of every linear
-    layer that runs.
+    layer that runs, and with ``scales`` of every module that multiplies channels by its weight.
     """
     masks: list[Tensor | None] = [None]
 
@@ -81,17 +93,24 @@ def listening(module: nn.Module, heard: Any) -> Iterator[None]:
         if isinstance(mask, Tensor) and mask.ndim == 2:
             masks[0] = mask.bool()
 
-    def linear(name: str) -> Any:
+    def layer(name: str) -> Any:
         return lambda _, given: heard(name, given[0], masks[0])
 
     handles = []
     for path, one in module.named_modules():
         handles.append(one.register_forward_pre_hook(masked, with_kwargs=True))
-        if isinstance(one, nn.Linear):
+        if isinstance(one, nn.Linear) or (scales and _scales(one)):
             name = f"{path}.weight" if path else "weight"
-            handles.append(one.register_forward_pre_hook(linear(name)))
+            handles.append(one.register_forward_pre_hook(layer(name)))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _scales(module: nn.Module) -> bool:
+    """Whether it is a norm over the last axis, of whatever library."""
+    weight = module._parameters.get("weight")
+    name = type(module).__name__
+    return weight is not None and weight.ndim == 1 and name.endswith(("LayerNorm", "RMSNorm"))

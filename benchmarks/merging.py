@@ -153,6 +153,7 @@ def main() -> None:
     asked.add_argument("--size", choices=SIZES, default="small")
     asked.add_argument("--type", choices=("F32", "BF16"), default="F32")
     asked.add_argument("--folder", type=Path, help="where there is room; a temporary one else")
+    asked.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
     asked.add_argument("--mergekit", help="a Python interpreter that has mergekit")
     given = asked.parse_args()
     count = sum(prod(shape) for shape in shapes(given.size).values())
@@ -163,10 +164,10 @@ def main() -> None:
         place = Path(name)
         for number in range(max(given.models) + 1):
             write(place / f"m{number}", given.size, given.type, number)
-        for method, spelled in METHODS.items():
+        for method in given.only:
             for models in given.models:
                 pool = [str(place / f"m{number}") for number in range(1, models + 1)]
-                words = [str(place / "m0"), str(place / "out"), spelled, *pool]
+                words = [str(place / "m0"), str(place / "out"), METHODS[method], *pool]
                 bare = measured(BARE, words, place / "out")
                 whole = measured(WHOLE, words, place / "out")
                 print(f"| {method} | {models} | {bare[0]:.1f} | {bare[1]:.0f} | {whole[0]:.1f} | "

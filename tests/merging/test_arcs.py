@@ -41,6 +41,22 @@ def test_slerp_turns_whole_tensors_on_their_weights(pool: Pool, block: int) -> N
         np.testing.assert_allclose(merged[name], turned(one, other, 0.3), atol=1e-12)
 
 
+def test_the_share_of_slerp_may_run_with_the_depth_and_differ_by_name() -> None:
+    names = ("0.w", "1.w", "2.w", "head")
+    models = {m: {n: np.array(v) for n in names} for m, v in (("a", [1.0, 0.0]), ("b", [0.0, 1.0]))}
+    rule = [{"filter": "head", "value": 1.0}, {"value": [0.0, 1.0]}]
+    merged = Slerp(t=rule).merge(Pool(models)).tensors
+    half = np.sqrt(0.5)
+    for name, wanted in zip(names, ([1, 0], [half, half], [0, 1], [0, 1]), strict=True):
+        np.testing.assert_allclose(merged[name], wanted, atol=1e-12)
+    with pytest.raises(ValueError, match=r"no filter of t fits '0.w'; end with a value"):
+        Slerp(t=rule[:1]).merge(Pool(models))
+    with pytest.raises(ValueError, match="t is a share from 0 to 1, not 2"):
+        Slerp(t=[0.5, 2.0])
+    with pytest.raises(ValueError, match="'half' is no setting"):
+        Slerp(t="half")
+
+
 def test_slerp_ends_at_the_models_and_keeps_a_common_norm(pool: Pool) -> None:
     two = pair(pool)
     for t, name in ((0.0, "x"), (1.0, "y")):

@@ -70,6 +70,14 @@ def peer(
 
 
 HEAD = "base_model: base\nmodels:\n"
+PIECES = (
+    "merge_method: passthrough\nslices:\n- sources: [{model: a, layer_range: [0, 8]}]\n"
+    "- sources: [{model: b, layer_range: [4, 12]}]"
+)
+MIDDLE = (
+    "merge_method: slerp\nbase_model: a\nslices:\n"
+    "- sources: [{model: a, layer_range: [2, 8]}, {model: b, layer_range: [2, 8]}]"
+)
 LINEAR = "merge_method: linear\nmodels: [{model: b, parameters: {weight: 1}}]"
 
 
@@ -166,8 +174,14 @@ tokenizer_source: base
     [
         ("merge_method: tie\nbase_model: a\nmodels: [{model: b, parameters: {weight: 1}}]",
          "1:the method 'tie' of mergekit is not read; did you mean 'ties'?"),
-        ("merge_method: slerp\nmodels: []", "1:the method 'slerp' of mergekit is not read"),
-        ("merge_method: ties\nslices: []", "2:slices of layers are not read"),
+        ("merge_method: slerp\nbase_model: a\nmodels: [{model: b}]", "slerp needs t"),
+        ("merge_method: slerp\nbase_model: a\nmodels: [{model: b}, {model: c}]",
+         "3:slerp goes from base_model to one other model"),
+        ("merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: much}",
+         "4:a number, a list of them, or a list of {filter, value}; got 'much'"),
+        (PIECES, "1:plait stack a:0:8 b:4:12 -o OUT"),
+        ("merge_method: ties\nslices: []", "2:slices are read where one names whole models"),
+        (MIDDLE, "3:slices are read where one names whole models"),
         ("merge_method: ties\nbase_modle: a\nmodels: []", "2:no key 'base_modle'; did you mean"),
         ("merge_method: ties\nmodels: [{model: b}]", "ties needs base_model"),
         ("merge_method: ties\nbase_model: a\nmodels: [{model: b}]", "3:b: no weight, and mergekit"),
@@ -192,6 +206,27 @@ def test_what_is_not_read_is_refused_with_its_line(place: Path, text: str, said:
     line, words = said.split(":", 1) if said[0].isdigit() else ("1", said)
     assert words in told
     assert f"r.yaml:{line}:" in told
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_slerp_is_mergekits_with_shares_by_name_and_depth(place: Path, sliced: bool) -> None:
+    rows = "".join(f"  - {{model: {name}}}\n" for name in ("math", "code"))
+    whole = ", ".join(f"{{model: {name}, layer_range: [0, 3]}}" for name in ("math", "code"))
+    models = f"slices:\n  - sources: [{whole}]\n" if sliced else f"models:\n{rows}"
+    found = merged(place, f"""merge_method: slerp
+base_model: math
+{models}parameters:
+  t: [{{filter: attn, value: [0, 0.4, 1]}}, {{filter: mlp, value: [1, 0]}}, {{value: 0.5}}]
+""")  # fmt: skip
+    _, math, code = states(place)
+    shares = {"attn": (0.0, 0.4, 1.0), "mlp": (1.0, 0.5, 0.0)}
+    for name in NAMES:
+        part = name.split(".")
+        t = shares[part[2]][int(part[1])] if len(part) > 1 else 0.5
+        a, b = math[name].double(), code[name].double()
+        angle = torch.arccos((a * b).sum() / a.norm() / b.norm())
+        wanted = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+        np.testing.assert_allclose(found[name], wanted.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_filter_that_misses_a_tensor_is_named(place: Path) -> None:

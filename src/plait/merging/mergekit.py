@@ -13,6 +13,7 @@ value}`` of which the first counts whose filter is part of the tensor's name.
 
 >>> import numpy as np
 >>> from plait.merging.pool import Pool
+from plait.merging.settings import of_site
 >>> pool = Pool({"a": {"w": np.array([4.0, 1.0])}, "b": {"w": np.array([2.0, -3.0])}},
 ...             base={"w": np.zeros(2)})
 >>> Mergekit(method="ties", weight={"a": 1.0, "b": 3.0}).merge(pool).tensors["w"]
@@ -28,6 +29,7 @@ from typing import Any, ClassVar, Literal
 from plait.merging.base import Have, Merged, Merger, Pipeline
 from plait.merging.pipeline import place_groups
 from plait.merging.pool import Pool
+from plait.merging.settings import of_site
 from plait.merging.stage import Combine, Edit
 from plait.merging.stages.shares import Largest, Thin, Times
 from plait.merging.stages.signs import Agreeing
@@ -140,31 +142,8 @@ class Mergekit(Merger):
                 what = f"no model {strange[0]!r}" if strange else f"nothing for {model!r}"
                 raise ValueError(f"{setting} by model: {what}; the models: {', '.join(pool.names)}")
             given = given[model]
-        last = max(pool.layers - 1, 1)
-        place = 0.0 if site.depth is None else 1.0 if pool.layers == 1 else site.depth / last
-        value = evaluate(given, site.name, place)
+        value = of_site(given, site, pool.layers)
         if value is None:
             whose = f" of {model!r}" if model else ""
             raise ValueError(f"no filter of {setting} fits {site.name!r}{whose}; end with a value")
         return value
-
-
-def evaluate(setting: Any, name: str, place: float) -> float | None:
-    """The value of a setting for a tensor at a depth from 0 to 1; None where no filter fits."""
-    match setting:
-        case bool() | int() | float():
-            return float(setting)
-        case [{"value": _}, *_]:
-            for rule in setting:
-                part = rule.get("filter")
-                if part is None or part == "*" or part in name:
-                    return evaluate(rule["value"], name, place)
-            return None
-        case [*knots] if knots and all(type(knot) in (int, float) for knot in knots):
-            low = min(int(place * (len(knots) - 1)), len(knots) - 1)
-            high = min(low + 1, len(knots) - 1)
-            share = place * (len(knots) - 1) - low
-            return float((1 - share) * knots[low] + share * knots[high])
-    raise ValueError(
-        f"{setting!r} is no setting: a number, a list of numbers, or a list of filters and values"
-    )

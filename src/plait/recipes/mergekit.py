@@ -13,7 +13,7 @@ result differs from mergekit's, the job's ``notes`` say it; what plait does not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,30 @@ from plait.merging.average import Average
 from plait.merging.base import Merger
 from plait.merging.jobs import Job
 from plait.merging.mergekit import DEFAULTS, Mergekit
+from plait.merging.slerp import Slerp
+from plait.merging.stacking import DEPTHS
 from plait.recipes.document import Document, Place, nearest, quote
+from plait.weights.files import DamagedError, read_json
 
 MARK = "merge_method"
-KEYS = (MARK, "base_model", "models", "parameters", "tokenizer_source", "dtype", "out_dtype")
+KEYS = (
+    MARK,
+    "base_model",
+    "models",
+    "slices",
+    "parameters",
+    "tokenizer_source",
+    "dtype",
+    "out_dtype",
+)
 REFUSED: Mapping[str, str] = {
-    "slices": "slices of layers are not read; name whole models",
     "modules": "models of several modules are not read; name whole models",
     "tokenizer": "tokenizers are not merged; tokenizer_source: base takes the base's",
     "chat_template": "chat templates are carried over, not written; change the merged folder's",
 }
 OF_MODEL = ("weight", "density")
+SLERP = "slerp"
+OF_ARC = ("t",)
 OF_ALL = (*OF_MODEL, "normalize", "rescale", "lambda", "int8_mask")
 
 
@@ -44,13 +57,18 @@ def job_of_mergekit(document: Document) -> Job:
     for key, words in REFUSED.items():
         if key in given:
             given[key].wrong(words)
-    method = _method(given[MARK])
+    method = _method(given[MARK], given.get("slices"))
     if "models" not in given and not {"slices", "modules"} & set(given):
         document.root.missing("models", "a mergekit recipe needs models")
-    shared = _parameters(given["parameters"], OF_ALL) if "parameters" in given else {}
+    accepted = OF_ARC if method == SLERP else OF_ALL
+    shared = _parameters(given["parameters"], accepted) if "parameters" in given else {}
     base = given["base_model"].text() if "base_model" in given else None
     models = _models(given["models"]) if "models" in given else {}
+    if "slices" in given:
+        models |= _sliced(given["slices"])
     _bases(document.root, method, base, models)
+    if method == SLERP:
+        return _arc(document, given, base or "", models, shared)
     if method != "linear" and base is not None:
         models.pop(base, None)
     names = _names(list(models))
@@ -79,11 +97,80 @@ def job_of_mergekit(document: Document) -> Job:
     )
 
 
-def _method(place: Place) -> str:
+def _method(place: Place, slices: Place | None) -> str:
     text = str(place.value)
-    if text not in DEFAULTS:
-        place.wrong(f"the method {text!r} of mergekit is not read{nearest(text, DEFAULTS)}")
+    known = (*DEFAULTS, SLERP)
+    if text == "passthrough":
+        words = " ".join(_ranges(slices.value)) if slices is not None else "MODEL:START:STOP …"
+        place.wrong(f"layers are stacked by a command of its own: plait stack {words} -o OUT")
+    elif text not in known:
+        place.wrong(f"the method {text!r} of mergekit is not read{nearest(text, known)}")
     return text
+
+
+def _ranges(slices: Any) -> Iterator[str]:
+    """Slices as ``plait stack`` has them."""
+    for one in slices if isinstance(slices, list) else ():
+        match one:
+            case {"sources": [{"model": model, "layer_range": [start, stop]}, *_]}:
+                yield f"{model}:{start}:{stop}"
+
+
+def _sliced(place: Place) -> dict[str, dict[str, Any]]:
+    """The models of one slice that is all of them."""
+    match place.value:
+        case [{"sources": [*sources]}]:
+            found = {}
+            for source in sources:
+                match source:
+                    case {"model": str(path), "layer_range": [0, int(stop)], **rest} if (
+                        not rest and _depth(Path(path)) in (stop, None)
+                    ):
+                        found[path] = dict[str, Any]()
+            if len(found) == len(sources):
+                return found
+    place.wrong(
+        "slices are read where one names whole models, as {sources: [{model: path, layer_range: "
+        "[0, all]}, …]}; parts of models are put together by plait stack"
+    )
+    return {}
+
+
+def _depth(model: Path) -> int | None:
+    """The number of a model's blocks, as its configuration tells it."""
+    try:
+        told = read_json(model / "config.json")
+    except (OSError, DamagedError):
+        return None
+    found = next((told[key] for key in DEPTHS if key in told), None)
+    return found if isinstance(found, int) else None
+
+
+def _arc(
+    document: Document, given: Mapping[str, Place], base: str, models: Mapping[str, Any],
+    shared: Mapping[str, Any],
+) -> Job:  # fmt: skip
+    """SLERP from the base to the other model."""
+    others = [path for path in models if path != base]
+    if models and len(others) != 1:
+        document.root.at("models" if "models" in given else "slices").wrong(
+            "slerp goes from base_model to one other model"
+        )
+    if "t" not in shared:
+        document.root.missing("parameters", "slerp needs t: parameters: {t: 0.5}")
+    source = given.get("tokenizer_source")
+    if source is not None and source.value != "base":
+        source.wrong("tokenizer_source is base: vocabularies are not united")
+    document.finish()
+    names = _names([base, *others])
+    kept = [f"unlike mergekit: {key} is not followed: tensors keep the type they are stored in"
+            for key in ("dtype", "out_dtype") if key in given]  # fmt: skip
+    return Job(
+        models={names[path]: Path(path) for path in names},
+        method=Slerp(t=shared["t"]),
+        tokenizer="refuse" if source is None else "base",
+        notes=tuple(kept),
+    )
 
 
 def _bases(root: Place, method: str, base: str | None, models: Mapping[str, Any]) -> None:

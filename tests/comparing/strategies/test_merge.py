@@ -47,6 +47,7 @@ def made(tmp_path_factory):
     methods = {
         "task_arithmetic": {"scale": 0.3},
         "regmean": {"rows": 40},
+        "emr": {},
         "fisher": {"rows": 5},
         "adamerging": {"steps": 3, "batch": 8},
         "surgery": {"steps": 4, "batch": 8, "rank": 2},
@@ -86,7 +87,25 @@ def test_the_merged_network_is_saved_and_loaded_like_any_other(made, tmp_path):
         for group, values in model.predict(batch.parts, asked_of(batch)).items():
             torch.testing.assert_close(again[group], values, rtol=0, atol=0)
         seen.append(torch.cat([value.flatten() for value in again.values()]))
-    assert not any(torch.equal(seen[0], other) for other in seen[1:3])
+    assert not any(torch.equal(seen[0], other) for other in seen[1:4])
+
+
+def test_tasks_with_tensors_of_their_own_are_served_by_them(made):
+    models, it = made
+    batch = it.dataset.batch(it.dataset.rows("test"))
+    whole = models["task_arithmetic"].network.trunk.state_dict()
+    served = [member.network.trunk.state_dict() for member in models["emr"].members]
+    name = next(n for n, v in whole.items() if v.ndim == 2)
+    assert not torch.equal(served[0][name], served[1][name])
+    found = models["emr"].predict(batch.parts, asked_of(batch))
+    for member in models["emr"].members:
+        (task,) = member.tasks.names
+        rows = batch.only({task})
+        own = member.predict(rows.parts, asked_of(rows))
+        group = it.tasks[task].group
+        position = it.tasks.groups[group].position[task]
+        mine = found[group][batch.labels[group].task == position]
+        torch.testing.assert_close(next(iter(own.values())), mine)
 
 
 def test_statistics_are_kept_for_the_other_mergers_of_the_study(made):

@@ -3,7 +3,8 @@
 The experts come from one common start θ₀, which is the merge's base. Integer tensors and frozen
 parts are the base's; what the merger leaves free is chosen by the mean validation loss over tasks
 of the merged network with the experts' heads. Mergers that look at data are shown training rows of
-the tasks, or validation rows where they ask for those; never test rows.
+the tasks, or validation rows where they ask for those; never test rows. Tasks that are served by
+tensors of their own (masks, rescalers) become a bundle of one network for each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from plait.comparing.apart import network_of
 from plait.comparing.bench import NetworkBench
 from plait.comparing.building import copy_heads, fresh, validation_loss
 from plait.comparing.changed import changed
-from plait.comparing.model import Model, NetworkModel
+from plait.comparing.model import BundleModel, Model, NetworkModel
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Started, Strategy
 from plait.merging.base import Have
@@ -86,12 +87,16 @@ class Merge(Started):
         )
         merger = self._merger()
         merged = merger.merge(Pool(experts, base), have)
+        spent = int(parts["start"].evidence["passes"]) + int(parts["experts"].evidence["best_pass"])
+        found = {**merged.evidence, "best_pass": spent}
+        if merged.tasks:  # every task is served by tensors of its own
+            members = [_served(network_of(parts["experts"], n), merged.tasks[n]) for n in names]
+            return BundleModel(plan.tasks, members, found)
         if merged.change is None:
             load_state(target, merged.tensors)
         else:
             target = changed(target, merger, list(names), merged.change)
-        spent = int(parts["start"].evidence["passes"]) + int(parts["experts"].evidence["best_pass"])
-        return NetworkModel(target, {**merged.evidence, "best_pass": spent})
+        return NetworkModel(target, found)
 
     def settled(self, found: Mapping[str, Any]) -> Merge:
         """With the coefficient that validation chose."""
@@ -102,6 +107,13 @@ class Merge(Started):
 
     def _merger(self) -> Any:
         return fresh("merging", self.method)
+
+
+def _served(expert: Network, state: State) -> NetworkModel:
+    """A task's network: the expert's head on the tensors that the merge serves the task with."""
+    network = copy.deepcopy(expert)
+    load_state(network, state)
+    return NetworkModel(network)
 
 
 def state_of(network: Network) -> State:

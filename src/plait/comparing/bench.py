@@ -57,6 +57,13 @@ class NetworkBench(Bench):
     def count(self, task: str) -> int:
         return len(self._data.places(task, self._split))
 
+    def _head(self, task: str) -> tuple[Tensor, Tensor] | None:
+        group = self.network.tasks.groups[self.network.tasks[task].group]
+        if group.place != "row" or self.network.trunk.chain is not None:
+            return None
+        bank, place = self.network.heads.bank(group.key), group.position[task]
+        return bank.stack("weight").detach()[place], bank.stack("bias").detach()[place]
+
     def _run(self, task: str, rows: Array) -> Seen:
         batch = self._batch(task, rows)
         outputs = self.network(batch.parts, batch.labels)

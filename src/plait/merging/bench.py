@@ -78,6 +78,9 @@ class Bench(ABC):
         """How many rows a task has."""
 
     @abstractmethod
+    def _head(self, task: str) -> tuple[Tensor, Tensor] | None: ...
+
+    @abstractmethod
     def _run(self, task: str, rows: Array) -> Seen: ...
 
     @abstractmethod
@@ -106,6 +109,17 @@ class Bench(ABC):
         """The task's own loss of each row that was run, from its labels. [N]"""
         self._ask(Need.LABELLED)
         return self._loss(task, rows, seen)
+
+    def head(self, task: str) -> tuple[Tensor, Tensor]:
+        """A task's linear head: weight [outputs, width] and bias [outputs].
+
+        What is written into them changes the head. ``ValueError`` where it is not linear.
+        """
+        self._ask(Need.HEADS)
+        found = self._head(task)
+        if found is None:
+            raise ValueError(f"the head of task {task!r} is not one linear layer with a bias")
+        return found
 
     def drawn(self, task: str, size: int, step: int, seed: int) -> Array:
         """The rows of a step: the task's rows pass by in shuffled order, ``size`` at a time."""

@@ -61,6 +61,12 @@ class ModuleBench(Bench):
     def count(self, task: str) -> int:
         return len(next(iter(self._inputs[task].values())))
 
+    def _head(self, task: str) -> tuple[Tensor, Tensor] | None:
+        head = self._heads[task]
+        if not isinstance(head, nn.Linear) or head.bias is None:
+            return None
+        return head.weight.detach(), head.bias.detach()
+
     def _run(self, task: str, rows: Array) -> Seen:
         where = torch.from_numpy(rows)
         given = {name: tensor[where] for name, tensor in self._inputs[task].items()}

@@ -52,6 +52,7 @@ def made(tmp_path_factory):
         "adamerging": {"steps": 3, "batch": 8},
         "surgery": {"steps": 4, "batch": 8, "rank": 2},
         "wemoe": {"steps": 2, "batch": 8, "rate": 0.1},
+        "tinting": {"rounds": 2, "batch": 8},
     }
     cells = {
         name: make(it, resolve("strategy", {"merge": {name: settings}}), 0)

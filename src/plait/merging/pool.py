@@ -73,9 +73,14 @@ class Pool:
 
     def alone(self, model: str) -> Pool:
         """One of the models, with the same base."""
+        return self.among(model)
+
+    def among(self, *models: str) -> Pool:
+        """Some of the models, in this order, with the same base."""
         part = object.__new__(Pool)
-        mine = {"models": {model: self.models[model]}, "_sources": {model: self._sources[model]}}
-        part.__dict__ = {**self.__dict__, **mine}
+        mine = {"models": {name: self.models[name] for name in models}}
+        sources = {"_sources": {name: self._sources[name] for name in models}}
+        part.__dict__ = {**self.__dict__, **mine, **sources}
         return part
 
     def origin(self, site: Site, start: int = 0, stop: int | None = None) -> Array:

@@ -223,7 +223,8 @@ def validation_need_is_honest(subject: Subject) -> None:
     if Need.VALIDATION not in subject.cls.card.needs:
         merge(subject, toy(subject))
         return
-    said = refusal(lambda: merge(subject, toy(subject)))
+    pool = toy(subject)
+    said = refusal(lambda: merge(subject, pool, have_for(subject, pool, validation=None)))
     assert Need.VALIDATION.words in said, f"without validation rows it said {said!r}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,8 +77,27 @@ def merge(subject: Subject, pool: Pool, have: Have | None = None, **settings: An
 
 
 def have_for(subject: Subject, pool: Pool, **more: Any) -> Have:
-    """What the method looks at, for the tasks of a pool."""
+    """What the method looks at, for the tasks of a pool.
+
+    Where it cannot do without validation, its loss is how far a state is from the models' mean.
+    """
+    if Need.VALIDATION in subject.cls.card.needs:
+        more = {"validation": far_from(pool), **more}
     return Have(bench=toy_bench(pool, subject.cls.losses) if seeing(subject) else None, **more)
+
+
+def far_from(pool: Pool) -> Callable[[State], float]:
+    """The squared distance of a state to the mean of a pool's models."""
+    aims = {
+        site.name: pool.block(site, 0, site.size, against_base=False)[0].mean(0)
+        for site in pool.sites
+        if site.floating and site.size
+    }
+
+    def far(state: State) -> float:
+        return sum(float(np.square(np.ravel(state[n]) - aim).sum()) for n, aim in aims.items())
+
+    return far
 
 
 def seeing(subject: Subject) -> bool:

@@ -69,7 +69,8 @@ class GreedySoup(Merger):
         if not usable:
             raise ValueError("greedy_soup: no model has a finite validation loss")
         first, *others = sorted(usable, key=lambda name: (usable[name], name))
-        soup, best = (first,), usable[first]
+        soup: tuple[str, ...] = (first,)
+        best = usable[first]
         tried: list[dict[str, object]] = []
         for name in others:
             loss = self._loss(pool, have, (*soup, name), workers)

@@ -602,6 +602,12 @@ FILES: list[Case] = [
         ("'embed.weight' has the shape [6.0, 4]",),
     ),
     (
+        "a side that is half a letter",
+        header(lambda t: json.dumps(t).replace("[6, 4]", '["\\ud800", 4]').encode()),
+        TIES,
+        ("'embed.weight' has the shape ['\\ud800', 4]",),
+    ),
+    (
         "a side that is true",
         header(says(lambda t: first(t).update(shape=[True, 24]))),
         TIES,

@@ -121,7 +121,7 @@ def _place(path: Path, name: str, row: Any) -> tuple[str, tuple[int, ...], int, 
     if kind not in SIZES:
         raise DamagedError(f"{path}: {name!r} has the type {kind!r}, which plait does not read")
     if not counts or not 0 <= begin <= end < MOST_VALUES:
-        told = ", ".join(map(str, shape[:8])) + (", …" if len(shape) > 8 else "")
+        told = ", ".join(map(repr, shape[:8])) + (", …" if len(shape) > 8 else "")
         raise DamagedError(f"{path}: {name!r} has the shape [{told}] at {begin} to {end}; {AGAIN}")
     wanted = math.prod(shape) * SIZES[kind]
     if end - begin != wanted:

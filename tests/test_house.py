@@ -175,7 +175,7 @@ def test_settings_keyed_by_names_say_whether_these_are_tasks():
         for name, row in entry.settings.items()
         if "Mapping[str" in row["type"] and "part" not in row and "tasks" not in row
     }
-    of_tensors = {"merging.by_tensor.rules", "merging.pleas.rules", "merging.zipit.rules"}
+    of_tensors = {f"merging.{one}.rules" for one in ("by_tensor", "pleas", "seme", "zipit")}
     assert silent == of_tensors, "say so in names_tasks of the class"
 
 

@@ -15,7 +15,7 @@ from plait.merging.pool import Array, Pool
 from plait.merging.stage import Block, Context, Grain, Stage
 from plait.weights.sites import Site
 
-BLOCK = 1 << 18  # values of one model that are in work at once, where the grain allows
+BLOCK = 1 << 16  # values of one model in work at once, where the grain allows: fits a near cache
 One = TypeVar("One")
 Other = TypeVar("Other")
 

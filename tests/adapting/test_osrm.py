@@ -11,16 +11,17 @@ from plait.comparing.cells import make, ordered
 from plait.comparing.strategies.adapt import Adapt
 from plait.networks import build_network
 from plait.sharing import Hard
+from plait.task import TaskSet
 from plait.testing.strategies import toy_plan
 
 D, ROWS = 12, 40
 
 
-def network(**settings):
+def network(tasks=TASKS, **settings):
     """12 inputs, read by the first linear layer as they are, adapted there."""
     base = build_network(
         inputs={"vector.x": Input(key="vector.x", type="vector", shape=(D,))},
-        tasks=TASKS,
+        tasks=tasks,
         encoder={"trunk": {"mlp": {"width": 9, "depth": 1}}},
         sharing=Hard(),
         seed=0,
@@ -29,13 +30,13 @@ def network(**settings):
     return build_adapted(base.double(), Osrm(**settings), 0).double().eval()
 
 
-def batches(subspaces, sizes=(ROWS, ROWS, ROWS)):
+def batches(subspaces, turned=TASKS):
     """A batch of rows for each task, inside a subspace of its own [k, d]."""
-    draw = torch.Generator().manual_seed(1)
-    for task, (basis, size) in enumerate(zip(subspaces, sizes, strict=True)):
-        x = torch.randn(size, len(basis), generator=draw, dtype=torch.float64) @ basis
-        labels = Labels(torch.full((size,), task), torch.arange(size), torch.zeros(size))
-        yield Batch({"a": {"vector.x": x}}, {"binary": labels}, TASKS, torch.arange(size))
+    draw, rows = torch.Generator().manual_seed(1), torch.arange(ROWS)
+    for name, basis in zip(TASKS.names, subspaces, strict=True):
+        x = torch.randn(ROWS, len(basis), generator=draw, dtype=torch.float64) @ basis
+        labels = Labels(torch.full((ROWS,), turned.position[name]), rows, torch.zeros(ROWS))
+        yield Batch({"a": {"vector.x": x}}, {"binary": labels}, turned, rows)
 
 
 def subspaces(*widths):
@@ -100,6 +101,16 @@ def test_every_task_weighs_the_same_and_has_so_many_rows_only():
     torch.testing.assert_close(
         (first_bank(one).down.mT @ first_bank(one).down).detach(),
         (first_bank(two).down.mT @ first_bank(two).down).detach(),
+    )
+
+
+def test_the_order_of_tasks_does_not_matter_where_much_is_free():
+    bases, turned = subspaces(2, 2, 2, 6)[:3], TaskSet(reversed(list(TASKS)))
+    one, two = network(), network(tasks=turned)
+    Osrm(rank=3).begin(one.trunk, batches(bases))
+    Osrm(rank=3).begin(two.trunk, batches(bases, turned=turned))
+    torch.testing.assert_close(
+        first_bank(one).down, first_bank(two).down.flip(0), rtol=0, atol=1e-10
     )
 
 

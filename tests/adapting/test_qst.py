@@ -83,6 +83,12 @@ def test_no_gradient_goes_through_the_frozen_network():
     assert all((p.grad != 0).any() for p in bank_of(network).parameters())
 
 
+def test_checkpointed_blocks_change_nothing():
+    value = texts(6, 3)
+    plain, other = (bert(Qst(reduction=2, rank=K), checkpointing=c).train() for c in (False, True))
+    assert torch.equal(states(plain, value, [0, 2]), states(other, value, [0, 2]))
+
+
 def test_parameters_are_the_formulas():
     bank, f = bank_of(bert(Qst(reduction=2, rank=K))), 16
     layer = K * (D + W) + 4 * W * W + 2 * W * f + f + 12 * W

@@ -120,8 +120,9 @@ class _LibraryBank(SecondBank):
 
 def prototypes(down: Tensor, up: Tensor) -> Tensor:
     """The first right singular vectors [E, d_in] of B A, for A [E, r, d_in] and B [E, d_out, r]."""
-    inside, right = torch.linalg.qr(down.transpose(1, 2))
-    left = torch.linalg.qr(up).R
+    wide = torch.promote_types(down.dtype, torch.float32)
+    inside, right = torch.linalg.qr(down.to(wide).transpose(1, 2))
+    left = torch.linalg.qr(up.to(wide)).R
     first = torch.linalg.svd(left @ right.transpose(1, 2)).Vh[:, :1]
     found: Tensor = (first @ inside.transpose(1, 2)).squeeze(1)
     return found

@@ -171,7 +171,7 @@ def _first(
     for batch in batches:
         asked = {}
         for group, labels in batch.labels.items():
-            kept = torch.zeros(len(labels), dtype=torch.bool)
+            kept = torch.zeros_like(labels.task, dtype=torch.bool)
             for name, place in tasks.groups[group].position.items():
                 mine = (labels.task == place).nonzero()[: left[name], 0]
                 kept[mine] = True

@@ -41,6 +41,19 @@ def test_the_second_stage_goes_on_from_the_trained_first(tmp_path):
         assert torch.equal(trained[name], parameter)
 
 
+def test_a_network_that_trains_as_a_whole_has_no_adapters(tmp_path):
+    done = {}
+    for number, cell in enumerate(ordered([make(PLAN, Adapt(method="full"), 0)])):
+        parts = {name: done[part.key] for name, part in cell.parts.items()}
+        done[cell.key] = cell.strategy.run(cell.plan, parts, 0, tmp_path / str(number))
+    warm, whole = (model.network for model in done.values())
+    assert "every weight" in cell.strategy.words()
+    trained = whole.trunk.base.state_dict()
+    for name, value in warm.trunk.state_dict().items():
+        if name.endswith("weight"):
+            assert not torch.equal(trained[name], value), name
+
+
 def test_what_cannot_work_is_told_before_anything_runs():
     with pytest.raises(ValueError, match="prompt adapts transformers, and the encoder has none"):
         Adapt(method="prompt").check(PLAN)

@@ -86,7 +86,8 @@ class Adapt(Started):
         network = build_adapted(network_of(start, plan.tasks.names[0]), adapter, seed)
         data = featured(network, plan.dataset, plan.folder)
         feed = feed_for(data, plan.training, seed, network.tasks.names)
-        adapter.begin(network.trunk, (feed.batch(step) for step in range(feed.steps)))
+        device = next(network.parameters()).device
+        adapter.begin(network.trunk, (feed.batch(n).to(device) for n in range(feed.steps)))
         passes = self.passes(plan)
         found = train_network(plan, network, seed, folder, passes=passes)
         spent = int(start.evidence["passes"])

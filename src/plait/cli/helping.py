@@ -13,8 +13,8 @@ VALUES: Mapping[str, str] = {
     "sample": "SHARE", "on": "CLUSTER", "targets": "NAMES", "strategy": "LABEL", "ids": "NAMES",
     "of": "TABLE", "have": "NEEDS", "family": "FAMILY", "onnx": "FILE", "torch": "FILE",
     "hf": "FOLDER", "rows": "TABLE", "method": "METHOD", "base": "MODEL", "verify": "FOLDER",
-    "tokenizer": "WHOSE", "key": "KEY", "memory": "GIB", "outside": "MODEL", "rank": "R",
-    "chosen": "N", "seed": "N",
+    "tokenizer": "WHOSE", "key": "KEY", "memory": "GIB", "outside": "MODEL", "check": "TEXT",
+    "rank": "R", "chosen": "N", "seed": "N",
 }  # fmt: skip
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "demo": ("plait demo", "plait demo --out digits --workers 2"),
@@ -44,6 +44,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "merge": (
         "plait merge --method ties --base base math code -o merged",
         "plait merge recipe.yaml -o merged --dry-run",
+        "plait merge recipe.yaml -o merged --check text.txt",
         "plait merge --verify merged",
     ),
     "convert": (

@@ -40,6 +40,10 @@ def merge(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Merge NaN and infinite weights as they are.")
     ] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option("--check", help="A text: perplexity on it, of the merge and the models."),
+    ] = None,
     verify: Annotated[
         Path | None, typer.Option("--verify", help="Only check a merged folder's files.")
     ] = None,
@@ -64,10 +68,13 @@ def merge(
         _tell(job.pool(), job, as_json=as_json)
         return
     assert out is not None
+    text = "" if check is None else _text(check)
     threads = workers or min(os.cpu_count() or 1, 8)
     merged = job.run(out, workers=threads, replace=replace)
+    found = _checked(job, out, text) if text else {}
     if as_json:
-        console.dump({"out": str(out), "recipe": job.spelled(), "evidence": dict(merged.evidence)})
+        told = {"out": str(out), "recipe": job.spelled(), "evidence": dict(merged.evidence)}
+        console.dump({**told, **({"perplexity": found} if found else {})})
         return
     chosen = "".join(
         f"; {key} {value}" for key, value in merged.evidence.items() if key != "search"
@@ -75,6 +82,10 @@ def merge(
     for doubt in read_json(out / ABOUT)["kinship"]["doubts"]:
         console.warn(doubt)
     console.say(f"Written: {out}: {_count(job)} merged by {job.method.card.name}{chosen}.")
+    if found:
+        console.say(f"Perplexity on {check}:")
+        for name, value in found.items():
+            console.say(f"- {name}: {value:.2f}")
 
 
 def _job(
@@ -105,6 +116,27 @@ def _job(
         tokenizer="base" if tokenizer == "base" else "refuse",
         allow_nonfinite=allow_nonfinite,
     )
+
+
+def _text(path: Path) -> str:
+    """A text to check on; it is read before anything is merged."""
+    from plait.cli import console
+
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise console.InputError(f"{path} is no text in UTF-8") from error
+    if not text.strip():
+        raise console.InputError(f"{path} has no text in it")
+    return text
+
+
+def _checked(job: Job, out: Path, text: str) -> dict[str, float]:
+    """The perplexity of the base, the models and the merge."""
+    from plait.flows.checking import perplexities
+
+    base = {} if job.base is None else {"the base": job.base}
+    return perplexities({**base, **job.models, "the merge": out}, text, job.base)
 
 
 def _tell(pool: Pool, job: Job, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from plait.merging.base import Merged
     from plait.merging.jobs import Job
     from plait.merging.pool import Pool
 
@@ -55,8 +56,6 @@ def merge(
     command goes on from where it was stopped.
     """
     from plait.cli import console
-    from plait.merging.jobs import ABOUT
-    from plait.weights.files import read_json
 
     if verify is not None:
         _verify(verify, as_json=as_json)
@@ -71,10 +70,19 @@ def merge(
     text = "" if check is None else _text(check)
     threads = workers or min(os.cpu_count() or 1, 8)
     merged = job.run(out, workers=threads, replace=replace)
-    found = _checked(job, out, text) if text else {}
+    _say_what_was_made(job, out, merged, _checked(job, out, text) if text else {}, as_json=as_json)
+
+
+def _say_what_was_made(
+    job: Job, out: Path, merged: Merged, perplexity: dict[str, float], *, as_json: bool
+) -> None:
+    from plait.cli import console
+    from plait.merging.jobs import ABOUT
+    from plait.weights.files import read_json
+
     if as_json:
         told = {"out": str(out), "recipe": job.spelled(), "evidence": dict(merged.evidence)}
-        console.dump({**told, **({"perplexity": found} if found else {})})
+        console.dump({**told, **({"perplexity": perplexity} if perplexity else {})})
         return
     chosen = "".join(
         f"; {key} {value}" for key, value in merged.evidence.items() if key != "search"
@@ -82,9 +90,9 @@ def merge(
     for doubt in read_json(out / ABOUT)["kinship"]["doubts"]:
         console.warn(doubt)
     console.say(f"Written: {out}: {_count(job)} merged by {job.method.card.name}{chosen}.")
-    if found:
-        console.say(f"Perplexity on {check}:")
-        for name, value in found.items():
+    if perplexity:
+        console.say("Perplexity on the text:")
+        for name, value in perplexity.items():
             console.say(f"- {name}: {value:.2f}")
 
 

@@ -9,14 +9,19 @@ from plait.sharing.dbmtl import Dbmtl
 from plait.sharing.dselect_k import DSelectK
 from plait.sharing.dsmtl import Dsmtl
 from plait.sharing.dtrn import Dtrn
+from plait.sharing.enforced_routing import EnforcedRouting
 from plait.sharing.esmm import Esmm, conditional
 from plait.sharing.hard import Hard
+from plait.sharing.hmtl import Hmtl
 from plait.sharing.home import Home
 from plait.sharing.ltb import Ltb, branches
+from plait.sharing.m3vit import M3Vit
+from plait.sharing.meo import Meo
 from plait.sharing.metaheac import Metaheac
 from plait.sharing.mmoe import Mmoe
 from plait.sharing.mmoeex import Mmoeex, diversity
 from plait.sharing.moore import Moore
+from plait.sharing.mt_tag import MtTag
 from plait.sharing.mtan import Mtan
 from plait.sharing.nddr import Nddr
 from plait.sharing.pepnet import Pepnet
@@ -35,15 +40,20 @@ __all__ = [
     "Dbmtl",
     "Dsmtl",
     "Dtrn",
+    "EnforcedRouting",
     "Esmm",
     "ExpertUse",
     "Hard",
+    "Hmtl",
     "Home",
     "Ltb",
+    "M3Vit",
+    "Meo",
     "Metaheac",
     "Mmoe",
     "Mmoeex",
     "Moore",
+    "MtTag",
     "Mtan",
     "Nddr",
     "Pepnet",

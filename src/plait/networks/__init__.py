@@ -13,6 +13,7 @@ from plait.networks.base import (
     task_slices,
 )
 from plait.networks.encoder import check_encoder, make_encoder
+from plait.networks.extending import extended
 from plait.networks.frozen import features_of
 from plait.networks.heads import Heads, prior_of, priors_of
 from plait.networks.network import Network, Outputs, build_network
@@ -35,6 +36,7 @@ __all__ = [
     "build_network",
     "build_side_by_side",
     "check_encoder",
+    "extended",
     "features_of",
     "make_encoder",
     "prior_of",

@@ -29,9 +29,9 @@ class Maps(Stem):
 
     def __init__(self, inputs: Sequence[Input], width: int) -> None:
         super().__init__(inputs, [width] * len(inputs))
-        shapes = list(dict.fromkeys(found.shape for found in inputs))
-        self.nets = nn.ModuleList(self.make(*shape) for shape in shapes)
-        self.net_of = {found.key: shapes.index(found.shape) for found in inputs}
+        self.shapes = list(dict.fromkeys(found.shape for found in inputs))
+        self.nets = nn.ModuleList(self.make(*shape) for shape in self.shapes)
+        self.net_of = {found.key: self.shapes.index(found.shape) for found in inputs}
 
     def make(self, channels: int, height: int, width: int) -> nn.Module:
         """The network of images of one shape."""

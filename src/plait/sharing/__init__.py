@@ -16,6 +16,7 @@ from plait.sharing.hmtl import Hmtl
 from plait.sharing.home import Home
 from plait.sharing.ltb import Ltb, branches
 from plait.sharing.m3vit import M3Vit
+from plait.sharing.medusa import Medusa
 from plait.sharing.meo import Meo
 from plait.sharing.metaheac import Metaheac
 from plait.sharing.mmoe import Mmoe
@@ -48,6 +49,7 @@ __all__ = [
     "Home",
     "Ltb",
     "M3Vit",
+    "Medusa",
     "Meo",
     "Metaheac",
     "Mmoe",

@@ -54,6 +54,7 @@ class Hmtl(Sharing):
     depth: int = 1
     under: Mapping[str, str] | None = None
     place: ClassVar[Place] = "token"
+    names_tasks: ClassVar[Mapping[str, str]] = {"under": "both"}
 
     card = Card(
         family="sharing",

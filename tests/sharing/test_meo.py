@@ -88,7 +88,7 @@ def test_copies_part_in_training_and_the_balance_is_paid():
     net, given = network(Meo(), many(3)).train(), batch(many(3))
     torch.manual_seed(0)
     outputs = net(given.parts, given.labels)
-    assert float(outputs.penalties["balance"]) > 0
+    assert outputs.penalties["balance"].item() > 0
     (sum(raw.sum() for raw in outputs.raw.values()) + outputs.penalties["balance"]).backward()
     merged = parts_of(net)[1].fc2
     assert merged.weight.grad.flatten(1).any(1).sum() > 2  # more copies than one row takes

@@ -99,7 +99,7 @@ def test_without_what_is_above_the_lower_tasks_are_the_same_and_it_does_not_run(
 def test_parameters_are_the_formulas(count):
     tasks = many(count)
     under = {f"t{i}": f"t{i - 1}" for i in range(1, count)}
-    net = network(Hmtl(hidden=3, under=under), tasks)
+    net = network(Hmtl(hidden=3, depth=2, under=under), tasks)
     first = [8 if t == 0 else 8 + 6 for t in range(count)]
     expected = sum(2 * 12 * (i + 3 + 2) + 2 * 12 * (6 + 3 + 2) for i in first)
     assert sum(p.numel() for p in net.trunk.layers.parameters()) == expected

@@ -21,6 +21,7 @@ from plait.comparing.results import (
     Curve,
     Failure,
     Interval,
+    Mixture,
     Results,
     Standing,
     TaskScore,
@@ -565,6 +566,13 @@ def hostile(payloads: Sequence[str] = PAYLOADS) -> Results:
                 owners=[owner and tasks[owner] for owner in each.owners],
             )
             for i, each in enumerate(clean.usages)
+        ],
+        mixtures=[
+            Mixture(
+                strategy=payload, seed=payload, models=payloads[:2],
+                rows={payload: [0.5, -0.5]}, kept=payload,
+            )
+            for payload in payloads
         ],
         contrasts=[
             replace(each, strategy=ways[each.strategy], against=payloads[0])

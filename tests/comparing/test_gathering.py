@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from plait.comparing.gathering import logs, plain_recipe
+from plait.comparing.gathering import logs, mixtures, plain_recipe
 from plait.comparing.study import Study
 from plait.comparing.watching import curves
 from plait.recipes.document import parse
@@ -23,6 +23,19 @@ def test_the_use_of_experts_is_gathered_from_every_cell_that_has_some(study: Stu
         assert list(use.tasks) == ["click", "price", "grade"]
         assert list(use.experts) == ["shared expert 1", "shared expert 2"]
         assert [sum(row) for row in use.load] == pytest.approx([1, 1, 1], abs=1e-3)
+
+
+def test_what_merges_took_of_each_model_is_gathered_where_they_tell(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not study.results.mixtures, "task arithmetic with a given scale tells nothing"
+    finished = {place: cell for place, cell in study.cells().items() if place.label == "merged"}
+    told = {"models": ["x", "y"], "coefficients": {"w": [0.1, 0.2]}, "kept": "what was tuned"}
+    monkeypatch.setattr(type(study.store), "read", lambda *_: {"evidence": told})
+    found = list(mixtures(study, finished))
+    assert [(each.strategy, each.seed) for each in found] == [("merged", "0"), ("merged", "1")]
+    assert found[0].rows == {"w": [0.1, 0.2]}
+    assert (found[0].models, found[0].kept) == (["x", "y"], "what was tuned")
 
 
 def test_a_study_that_had_no_file_is_told_in_yaml(study: Study) -> None:

@@ -17,7 +17,7 @@ from plait.comparing.evaluate import read_predictions
 from plait.comparing.leaderboard import Contender, standings
 from plait.comparing.predictor import Predictor
 from plait.comparing.ranking import Ranking
-from plait.comparing.results import Cost, Failure, Results, Usage
+from plait.comparing.results import Cost, Failure, Mixture, Results, Usage
 from plait.comparing.statistics import DEFINITIONS, CellPredictions, TaskPredictions, rank
 from plait.comparing.watching import Log, agreement, curves
 from plait.method import spell
@@ -64,6 +64,7 @@ def gather(study: Study) -> Results:
         curves=tuple(curve for own, _ in logged for curve in own),
         agreements=tuple(each for _, each in logged if each is not None),
         usages=tuple(usages(study, finished)),
+        mixtures=tuple(mixtures(study, finished)),
         contrasts=compared(test),
         definitions={
             **DEFINITIONS,
@@ -117,6 +118,21 @@ def usages(study: Study, finished: Mapping[Place, Cell]) -> Iterator[Usage]:
         for use in told:
             named = {name: use[name] for name in ("tasks", "experts", "owners", "load", "failures")}
             yield Usage(strategy=place.label, seed=seed_name(study, place), **named)
+
+
+def mixtures(study: Study, finished: Mapping[Place, Cell]) -> Iterator[Mixture]:
+    """How much of each model the merge of each cell took, where it tells."""
+    for place, cell in finished.items():
+        told = study.store.read(cell.key, "model/model.json")["evidence"]
+        rows = told.get("coefficients", told.get("routes", {}))
+        if "kept" in told or ("models" in told and rows):
+            yield Mixture(
+                strategy=place.label,
+                seed=seed_name(study, place),
+                models=told.get("models", []),
+                rows=rows if "models" in told else {},
+                kept=told.get("kept", ""),
+            )
 
 
 def _why(label: str, failed: Sequence[Failure]) -> str:

@@ -163,6 +163,21 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """How much of each model one cell's merge took, and what it kept of what it tuned.
+
+    ``rows`` [M] by name are coefficients by tensor, or a router's weights by task; empty where the
+    merge tells none.
+    """
+
+    strategy: str
+    seed: str
+    models: Sequence[str]
+    rows: Mapping[str, Sequence[float]]
+    kept: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """Everything a report shows, in the order it shows it. Standings are best first."""
 
@@ -177,6 +192,7 @@ class Results:
     curves: Sequence[Curve] = ()
     agreements: Sequence[Agreement] = ()
     usages: Sequence[Usage] = ()
+    mixtures: Sequence[Mixture] = ()
     contrasts: Sequence[Contrast] = ()  # where strategies are many
     definitions: Mapping[str, str] = field(default_factory=dict)
     recipe: str = ""

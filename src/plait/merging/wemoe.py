@@ -96,6 +96,7 @@ class Wemoe(Route):
             self._fill(bench, pool, part)
             self._start(part.router, number)
         told = self._train(bench, have, [part.router for part in parts])
+        told["models"] = list(pool.names)
         told["routes"] = {task: _chosen(bench, task, parts) for task in bench.tasks}
         return replace(merged, evidence=told, change=Change())
 

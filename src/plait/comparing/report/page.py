@@ -18,6 +18,7 @@ from plait.comparing.report.experts import experts, wrong
 from plait.comparing.report.fronts import fronts
 from plait.comparing.report.glance import glance
 from plait.comparing.report.glossary import Glossary, lower, metric
+from plait.comparing.report.mixtures import kept, mixtures
 from plait.comparing.report.tables import (
     MARKS,
     SHOWN,
@@ -73,6 +74,7 @@ def html(results: Results) -> str:
         contrasts=results.contrasts,
         fronts=fronts(results),
         experts=experts(results), wrong=wrong(results),
+        mixtures=mixtures(results), kept=kept(results),
         charted=charted, glossary=Glossary(results), pictures=pictures, unseen=unseen,
         recipe=results.recipe[:TEXT], cut=len(results.recipe) > TEXT,
         environment=[(key, told(value)) for key, value in results.environment.items()],

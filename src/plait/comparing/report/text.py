@@ -11,6 +11,7 @@ from plait.comparing.report import numbers
 from plait.comparing.report.clean import cleaned
 from plait.comparing.report.experts import wrong
 from plait.comparing.report.glossary import metric
+from plait.comparing.report.mixtures import kept
 from plait.comparing.report.tables import SHOWN, WORDS, Tables, failures, some, told
 from plait.comparing.report.whiskers import verdict
 from plait.comparing.results import Interval, Results, Standing
@@ -46,6 +47,7 @@ def markdown(results: Results) -> str:
     parts += ["## Each task in its own metric", _md_table(_figures(tables, tasks), right=2)]
     for title, lines in (
         ("Experts", wrong(results)),
+        ("Merges", kept(results)),
         ("Data", [f"Warning: {warning}" for warning in results.warnings] + [*results.facts]),
         ("Notes", results.notes),
         ("Environment", [f"{key}: {told(value)}" for key, value in results.environment.items()]),

@@ -15,10 +15,12 @@ from plait.merging.card import card
 from plait.merging.jobs import Job
 from plait.merging.pool import PoolError
 from plait.merging.task_arithmetic import TaskArithmetic
+from plait.recipes.document import RecipeError
+from plait.recipes.merge import read_merge
 from plait.weights.checkpoints import INDEX, open_checkpoint
 from plait.weights.companions import MOST, companions, tokenizer_differences
 from plait.weights.files import DamagedError
-from plait.weights.states import write_state
+from plait.weights.states import read_state, write_state
 
 LLAMA: dict[str, Any] = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -201,3 +203,89 @@ def test_a_tokenizer_that_is_no_json_is_named(tmp_path: Path) -> None:
     (one / "tokenizer.json").write_text("[" * 100_000, "utf-8")
     with pytest.raises(DamagedError, match=r"tokenizer\.json: not readable as JSON"):
         list(tokenizer_differences(one, one))
+
+
+STEPS = """
+base: base
+models:
+  mixed: {base: base, models: {math: math, code: code}, method: {task_arithmetic: {scale: 0.5}}}
+  chat: chat
+method: {task_arithmetic: {scale: 0.5}}
+"""
+
+
+def pool_of_steps(place: Path) -> dict[str, Any]:
+    draw = np.random.default_rng(0)
+    states = {}
+    for name in ("base", "math", "code", "chat"):
+        states[name] = {"w": draw.normal(size=9).astype(np.float32)}
+        (place / name).mkdir()
+        write_state(place / name / "model.safetensors", states[name])
+    (place / "steps.yaml").write_text(STEPS, "utf-8")
+    return {name: state["w"] for name, state in states.items()}
+
+
+def test_a_model_may_be_a_recipe_that_is_merged_first(tmp_path: Path) -> None:
+    w = pool_of_steps(tmp_path)
+    job = read_merge(tmp_path / "steps.yaml")
+    assert list(job.steps) == ["mixed"]
+    job.run(tmp_path / "out")
+    mixed = w["base"] + 0.5 * (w["math"] + w["code"] - 2 * w["base"])
+    wanted = w["base"] + 0.5 * (mixed + w["chat"] - 2 * w["base"])
+    found = read_state(tmp_path / "out" / "model.safetensors")["w"]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert not list(tmp_path.glob(".*"))  # the step is gone
+    told = json.loads((tmp_path / "out" / "merge.json").read_text("utf-8"))
+    assert list(told["parents"]) == ["base", "mixed/base", "mixed/math", "mixed/code", "chat"]
+    assert told["recipe"]["models"]["mixed"]["method"] == {"task_arithmetic": {"scale": 0.5}}
+    (tmp_path / "again.yaml").write_text(json.dumps(told["recipe"]), "utf-8")
+    read_merge(tmp_path / "again.yaml").run(tmp_path / "again")
+    again = read_state(tmp_path / "again" / "model.safetensors")["w"]
+    assert again.tobytes() == found.tobytes()
+
+
+def test_a_step_that_is_there_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool_of_steps(tmp_path)
+    made: list[str] = []
+
+    def card_of(about: dict[str, Any], _: Any) -> str:
+        made.append(", ".join(about["recipe"]["models"]))
+        if len(made) == 2:
+            raise InterruptedError
+        return "card"
+
+    monkeypatch.setattr("plait.merging.jobs.card", card_of)
+    job = read_merge(tmp_path / "steps.yaml")
+    with pytest.raises(InterruptedError):
+        job.run(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    job.run(tmp_path / "out")
+    assert made == ["math, code", "mixed, chat", "mixed, chat"]
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_all_steps_are_compared_before_the_first_is_made(tmp_path: Path) -> None:
+    pool_of_steps(tmp_path)
+    write_state(tmp_path / "chat" / "model.safetensors", {"v": np.ones(9, np.float32)})
+    write_state(tmp_path / "code" / "model.safetensors", {"w": np.ones(3, np.float32)})
+    job = read_merge(tmp_path / "steps.yaml")
+    with pytest.raises(PoolError, match=r"mixed: cannot merge: 'w' is \[3\] in 'code' and \[9\]"):
+        job.run(tmp_path / "out")
+    write_state(tmp_path / "code" / "model.safetensors", {"w": np.ones(9, np.float32)})
+    with pytest.raises(PoolError, match="'chat' lacks 'w' of the base"):
+        job.run(tmp_path / "out")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_mistakes_of_a_step_have_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "models:\n  mixed:\n    modles: [a]\n    method: tie\n  b: b\nmethod: average\n", "utf-8"
+    )
+    with pytest.raises(RecipeError) as error:
+        read_merge(tmp_path / "r.yaml")
+    told = str(error.value)
+    assert "r.yaml:3: models.mixed.modles: " in told
+    assert "did you mean 'models'?" in told
+    assert "r.yaml:4:" in told

@@ -144,7 +144,8 @@ def _checked(job: Job, out: Path, text: str) -> dict[str, float]:
     from plait.flows.checking import perplexities
 
     base = {} if job.base is None else {"the base": job.base}
-    return perplexities({**base, **job.models, "the merge": out}, text, job.base)
+    models = {name: one for name, one in job.models.items() if isinstance(one, Path)}
+    return perplexities({**base, **models, "the merge": out}, text, job.base)
 
 
 def _tell(pool: Pool, job: Job, *, as_json: bool) -> None:
@@ -165,11 +166,16 @@ def _tell(pool: Pool, job: Job, *, as_json: bool) -> None:
         f"parameters, {size / 1e9:,.2f} GB to write"
         + (f"; {copied} integer tensors are copied." if copied else ".")
     )
+    for name in job.steps:
+        console.say(f"- {name} is merged first; distances are told once it is there")
     for name, distance in kin.distances.items():
+        if name in job.steps:
+            continue
         console.say(f"- {name} differs from {kin.origin} by {distance:.2%} of its norm")
-    for (one, other), cosine in list(kin.cosines.items())[:PAIRS]:
+    pairs = [(pair, cosine) for pair, cosine in kin.cosines.items() if not job.steps.keys() & pair]
+    for (one, other), cosine in pairs[:PAIRS]:
         console.say(f"- the task vectors of {one} and {other} have the cosine {cosine:.2f}")
-    for doubt in kin.doubts():
+    for doubt in () if job.steps else kin.doubts():
         console.warn(doubt)
 
 

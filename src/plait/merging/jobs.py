@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from plait.merging.pool import Pool, PoolError
 from plait.method import spell
 from plait.weights.checkpoints import Checkpoint, open_checkpoint
 from plait.weights.companions import companions, open_model, tokenizer_differences
-from plait.weights.files import DamagedError, write_atomic, write_json
+from plait.weights.files import DamagedError, discard, published, write_atomic, write_json
 from plait.weights.folders import SHARD, Folder
 from plait.weights.sites import Site
 
@@ -30,13 +30,13 @@ ABOUT = "merge.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be merged, and how.
+    """What is to be merged, and how; a model may be a job itself, whose result it is then.
 
     ``tokenizer="base"`` takes the base's (without a base the first model's) although others have
     another; by default such models are refused. ``notes`` are what is to be known of the result.
     """
 
-    models: Mapping[str, Path]
+    models: Mapping[str, Path | Job]
     method: Merger
     base: Path | None = None
     tokenizer: Literal["refuse", "base"] = "refuse"
@@ -50,10 +50,13 @@ class Job:
         """
         problems: list[str] = []
 
-        def opened(owner: str, path: Path) -> Any:
+        def opened(owner: str, path: Path | Job) -> Any:
             try:
+                if isinstance(path, Job):  # seen as what it starts from until it is made
+                    path.pool()
+                    return open_model(path.start)
                 return open_model(path)
-            except (DamagedError, OSError) as error:
+            except (DamagedError, OSError, PoolError) as error:
                 problems.append(f"{owner}: {error}")
 
         models = {name: opened(name, path) for name, path in self.models.items()}
@@ -79,7 +82,10 @@ class Job:
         where the models do not fit, and where a tensor turns out not to be finite.
         """
         pool = self.pool()
-        sink = Folder(out, self._identity(), shard=shard, replace=replace)
+        sink = Folder(out, self.identity(), shard=shard, replace=replace)
+        steps = Path(out).parent / f".{Path(out).name}.steps"
+        if self.steps:
+            pool = self._after_steps(steps, workers, shard).pool()
         try:
             merged = self.method.merge(pool, sink=sink, workers=workers)
             about = self._about(pool, merged, sink)
@@ -90,22 +96,54 @@ class Job:
             shutil.copyfile(file, sink.part / file.name)
         write_json(sink.part / ABOUT, about)
         write_atomic(sink.part / "README.md", card(about, self._carried()).encode())
+        discard(steps)
         sink.seal({"made_by": f"plait {plait.__version__}", "kind": "merge"})
         return merged
 
     def spelled(self) -> dict[str, Any]:
         """The job as plain data, as a recipe says it."""
         found: dict[str, Any] = {} if self.base is None else {"base": str(self.base)}
-        found |= {"models": {name: str(path) for name, path in self.models.items()}}
+        found |= {
+            "models": {
+                name: one.spelled() if isinstance(one, Job) else str(one)
+                for name, one in self.models.items()
+            }
+        }
         found |= {"method": spell(self.method)}
         found |= {} if self.tokenizer == "refuse" else {"tokenizer": self.tokenizer}
         return found | ({"allow_nonfinite": True} if self.allow_nonfinite else {})
 
+    @property
+    def steps(self) -> dict[str, Job]:
+        """The models that are to be merged first."""
+        return {name: one for name, one in self.models.items() if isinstance(one, Job)}
+
+    @property
+    def start(self) -> Path:
+        """The folder whose form the result has: the base, or the first model."""
+        return self.base or next(iter(self._paths().values()))
+
+    def _after_steps(self, folder: Path, workers: int, shard: int) -> Job:
+        """The job with every step made, or found as an earlier run has left it."""
+        made = {}
+        for name, job in self.steps.items():
+            made[name] = folder / job.identity()[:16]
+            if not published(made[name]):
+                job.run(made[name], workers=workers, shard=shard)
+        return replace(self, models={**self.models, **made}, tokenizer="base")
+
     def _paths(self) -> dict[str, Path]:
-        return {**({} if self.base is None else {"": self.base}), **self.models}
+        """All models that are there already, the base under no name."""
+        found = {} if self.base is None else {"": self.base}
+        for name, one in self.models.items():
+            if isinstance(one, Job):
+                found |= {f"{name}/{own or 'base'}": path for own, path in one._paths().items()}
+            else:
+                found[name] = one
+        return found
 
     def _carried(self) -> list[Path]:
-        return companions(self.base or next(iter(self.models.values())))
+        return companions(self.start)
 
     def _tokenizers(self) -> list[str]:
         (_, first), *others = self._paths().items()
@@ -116,7 +154,7 @@ class Job:
             if (found := list(tokenizer_differences(first, path)))
         ]
 
-    def _identity(self) -> str:
+    def identity(self) -> str:
         """A hash of all that the result depends on."""
         return identity(self.spelled(), self._paths())
 

@@ -4,13 +4,14 @@
     models: {math: path/to/math, code: path/to/code}
     method: {ties: {keep: 0.2}}
 
-Paths are relative to the recipe's folder. ``tokenizer: base`` and ``allow_nonfinite: true`` allow
+A model may be a recipe itself (``mixed: {models: …, method: …}``), which is merged first. Paths are
+relative to the recipe's folder. ``tokenizer: base`` and ``allow_nonfinite: true`` allow
 what is refused otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,36 @@ def job_of(document: Document, folder: Path) -> Job:
     """
     if isinstance(document.value, dict) and MARK in document.value:
         return job_of_mergekit(document)
-    given = document.root.mapping("a merge recipe", KEYS)
+    found = _settings(document.root, folder)
+    names = {name: escape(name) for name in _named(found)}
+    if names:
+        spelling.hold_to(document, names, "model")
+    document.finish()
+    return _job(found)
+
+
+def _named(found: Mapping[str, Any]) -> Iterator[str]:
+    """The models of a recipe, and of those in it."""
+    for name, one in found.get("models", {}).items():
+        yield name
+        if isinstance(one, dict):
+            yield from _named(one)
+
+
+def _job(found: Mapping[str, Any]) -> Job:
+    """The job of settings without a mistake."""
+    models = {
+        name: _job(one) if isinstance(one, dict) else one for name, one in found["models"].items()
+    }
+    return Job(**{**found, "models": models, "method": resolve("merging", found["method"])})
+
+
+def _settings(place: Place, folder: Path) -> dict[str, Any]:
+    """What a recipe, or a recipe in a recipe, says; mistakes are noted."""
+    given = place.mapping("a merge recipe", KEYS)
     for key in ("models", "method"):
         if key not in given:
-            document.root.missing(key, f"a merge recipe needs {key}")
+            place.missing(key, f"a merge recipe needs {key}")
     found: dict[str, Any] = {}
     if "base" in given:
         found["base"] = _path(given["base"], folder)
@@ -53,17 +80,14 @@ def job_of(document: Document, folder: Path) -> Job:
         if spelled is not None:
             spelling.construct(given["method"], "merging", spelled)
             found["method"] = spelled
-    if found.get("models"):
-        spelling.hold_to(document, {name: escape(name) for name in found["models"]}, "model")
     if "tokenizer" in given and given["tokenizer"].value not in ("base", "refuse"):
         given["tokenizer"].wrong("tokenizer is base or refuse")
     if "allow_nonfinite" in given and not isinstance(given["allow_nonfinite"].value, bool):
         given["allow_nonfinite"].wrong("allow_nonfinite is true or false")
-    document.finish()
     for key in ("tokenizer", "allow_nonfinite"):
         if key in given:
             found[key] = given[key].value
-    return Job(**{**found, "method": resolve("merging", found["method"])})
+    return found
 
 
 def parse_method(text: str) -> Any:
@@ -84,14 +108,18 @@ def named_paths(paths: list[Path]) -> Mapping[str, Path]:
     return dict(zip(names, paths, strict=True))
 
 
-def _models(place: Place, folder: Path) -> Mapping[str, Path]:
+def _models(place: Place, folder: Path) -> dict[str, Any]:
+    """Paths by name, and the settings of models that are recipes themselves."""
     if isinstance(place.value, list) and place.value:
         found = [_path(place.under(item, i), folder) for i, item in enumerate(place.value)]
-        return named_paths([path for path in found if path is not None])
+        return dict(named_paths([path for path in found if path is not None]))
     if isinstance(place.value, dict) and place.value:
-        placed = {name: _path(one, folder) for name, one in place.mapping("models").items()}
+        placed = {
+            name: _settings(one, folder) if isinstance(one.value, dict) else _path(one, folder)
+            for name, one in place.mapping("models").items()
+        }
         return {name: path for name, path in placed.items() if path is not None}
-    place.wrong("models are written [path, …] or {name: path}")
+    place.wrong("models are written [path, …] or {name: path or recipe}")
     return {}
 
 

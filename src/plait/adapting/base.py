@@ -55,6 +55,10 @@ class SiteBank(nn.Module):
         slices = [(p, task_slices(p) or ()) for p in self.parameters()]
         return sum(names.count(task) * p[0].numel() for p, names in slices if names)
 
+    def taken(self) -> Tensor | None:
+        """How much each task takes of each expert [T, E], where the task alone decides it."""
+        return None
+
     def penalty(self, present: Tensor) -> Tensor | None:  # noqa: ARG002
         """What is added to the loss for the parameters of the ``present`` tasks [T], or None."""
         return None

@@ -124,6 +124,10 @@ class _CustomBank(PairBank):
         logits = self.tasks.stack("logits").masked_fill(~present.unsqueeze(1), 0.0)
         return skill_shares(logits, noise=self.training and self.noise)
 
+    def taken(self) -> Tensor:
+        """The tasks' shares of the common skills."""
+        return skill_shares(self.tasks.stack("logits"), noise=False)
+
     def adapt(self, x: Tensor, y: Tensor, routing: Routing) -> Tensor:
         down, up = self._pairs(routing.made(self), routing.task)
         return low_rank(x, y, down, up, self.scale)

@@ -1,10 +1,17 @@
-"""Tasks come and go in a running network: nothing that another task hears moves by one bit."""
+"""Tasks come and go in a running network: nothing that another task hears moves by one bit.
+
+And what each task makes of the weights, for those that merge them.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
+from plait.adapting.base import outermost
 from plait.adapting.files import adapted_trunk
 from plait.data.seeding import key
 from plait.networks.base import TaskBank
@@ -35,6 +42,27 @@ def drop_task(network: Network, name: str) -> None:
     if not rest:
         raise ValueError(f"{gone!r} is the network's last task")
     _become(network, rest, 0)
+
+
+def folded_weights(network: Network) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """The frozen weights beneath the adapters, and what they are for each task, its adapter folded.
+
+    By the names of the trunk without adapters. Low-rank adapters are compared and merged as the
+    changes B·A that they make; means of A and of B are not means of those. Raises ``ValueError``
+    for adapters that cannot be folded.
+    """
+    trunk = adapted_trunk(network)
+    layers = outermost(trunk.base)
+    frozen: dict[str, Tensor] = {}
+    own: dict[str, dict[str, Tensor]] = {name: {} for name in network.tasks.names}
+    with torch.no_grad():
+        for position, name in enumerate(network.tasks.names):
+            for path, layer in layers.items():
+                base = dict(layer.frozen.named_parameters())
+                for part, value in layer.bank.fold(layer.frozen, position).items():
+                    own[name][f"{path}.{part}"] = value
+                    frozen[f"{path}.{part}"] = base[part]
+    return frozen, {name: {**frozen, **state} for name, state in own.items()}
 
 
 def _become(network: Network, tasks: Sequence[Task], seed: int) -> None:

@@ -129,6 +129,10 @@ class SkillBank(PairBank):
         logits = self.own.stack("logits").masked_fill(~present.view(-1, 1, 1), 0.0)
         return skill_shares(logits, noise=self.training and self.noise)
 
+    def taken(self) -> Tensor:
+        """The tasks' weights of the skills, the mean over heads."""
+        return skill_shares(self.own.stack("logits"), noise=False).mean(1)
+
     def adapt(self, x: Tensor, y: Tensor, routing: Routing) -> Tensor:
         weights, task = routing.made(self), routing.task
         down = mixed(weights, self.down, task).flatten(1, 2).transpose(1, 2)

@@ -114,6 +114,10 @@ class _MoeBank(PairBank):
         """softmax(G v)."""
         return F.linear(embedding, self.gate).softmax(-1)
 
+    def taken(self) -> Tensor:
+        """The tasks' gates."""
+        return self.gates(self.own.stack("embedding"))
+
     def adapt(self, x: Tensor, y: Tensor, routing: Routing) -> Tensor:
         gates: Tensor = routing.made(self)
         gates = self.scale * gates.index_select(0, routing.task).unsqueeze(1)

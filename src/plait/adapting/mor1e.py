@@ -29,13 +29,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from plait.adapting.banks import LinearBank, check_low_rank, linear_at, shared
-from plait.adapting.base import Adapted, Adapter, SiteBank, put
+from plait.adapting.base import Adapter, SiteBank, outermost, put
 from plait.adapting.reading import mean_of
 from plait.adapting.routing import Routing
 from plait.adapting.virtual import transformer_sites
 from plait.batch import Batch
 from plait.method import Card, Law, Need, Paper, did_you_mean
 from plait.networks.base import Trunk, uniform, zeros
+from plait.networks.network import evaluating
 from plait.sites import ModuleSite
 from plait.task import TaskSet
 
@@ -116,11 +117,11 @@ class Mor1e(Adapter):
 
         Raises ``ValueError`` where there are fewer texts than centroids.
         """
-        banks = [m.bank for m in trunk.modules() if isinstance(m, Adapted)]
+        banks = [layer.bank for layer in outermost(trunk).values()]
         readers = [bank for bank in banks if isinstance(bank, _Intuition)]
         for reader in readers:
             reader.seen = []
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(trunk):
             for batch in batches:
                 trunk(batch.parts, batch.labels)
         for reader in readers:

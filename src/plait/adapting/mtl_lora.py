@@ -117,6 +117,10 @@ class _MtlBank(PairBank):
         """The present tasks' shares of the ways up [T, n]."""
         return self.shares(self.own.stack("mix").masked_fill(~present.unsqueeze(1), 0.0))
 
+    def taken(self) -> Tensor:
+        """The tasks' shares of the ways up."""
+        return self.shares(self.own.stack("mix"))
+
     def shares(self, mix: Tensor) -> Tensor:
         """softmax(w / temperature), in float32 or better."""
         wide = torch.promote_types(mix.dtype, torch.float32)

@@ -37,6 +37,6 @@ def mean_of(states: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def last_of(attention_mask: Tensor) -> Tensor:
-    """The place [B] of the last real token of each text [B, n]."""
+    """Where the last real token of each text stands: bool [B, n]."""
     places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    return (places * (attention_mask > 0)).argmax(1)
+    return places == (places * (attention_mask > 0)).argmax(1, keepdim=True)

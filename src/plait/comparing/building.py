@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from plait.adapting.adapted import AdaptedTrunk
+from plait.adapting.base import SiteBank, outermost
 from plait.balancing.base import Balancer
 from plait.comparing.evaluate import mean_loss, predict_split
 from plait.comparing.model import NetworkModel, featured
@@ -18,10 +20,10 @@ from plait.comparing.plan import Plan
 from plait.data.mixing import Feed, SideBySide, auto_batch, feed_for
 from plait.method import Method, resolve, spell
 from plait.networks import Network, build_network
-from plait.networks.base import escape
+from plait.networks.base import escape, task_slices
 from plait.networks.heads import priors_of
 from plait.sharing.base import Mixture
-from plait.sharing.use import expert_use
+from plait.sharing.use import ExpertUse, expert_use
 from plait.training import train
 
 LOOKED_AT = 1024  # validation rows that tell how experts are used
@@ -126,6 +128,37 @@ def experts_used(plan: Plan, network: Network) -> list[dict[str, Any]]:
     some = torch.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).round().long()
     batch = dataset.batch(rows[some]).to(next(network.parameters()).device)
     return [use.to_json() for use in expert_use(network, batch.parts)]
+
+
+@torch.no_grad()
+def adapters_used(network: Network) -> dict[str, Any]:
+    """What adapters store for each task, and how much tasks take of their experts, as plain data.
+
+    ``experts`` is of the form that :func:`experts_used` gives, one for each site.
+    """
+    trunk, names = network.trunk, network.tasks.names
+    if not isinstance(trunk, AdaptedTrunk):
+        return {}
+    banks = [bank for bank in trunk.banks.values() if isinstance(bank, SiteBank)]
+    trained = [p for p in trunk.banks.parameters() if p.requires_grad]
+    common = sum(p.numel() for p in trained if task_slices(p) is None)
+    stored = {name: sum(bank.stored(name) for bank in banks) for name in names}
+    told = {"trained": sum(p.numel() for p in trained), "common": common, "stored": stored}
+    taken = {
+        p: found for p, at in outermost(trunk).items() if (found := at.bank.taken()) is not None
+    }
+    used = [_use(path, names, load.cpu()) for path, load in taken.items()]
+    return {"adapters": told, **({"experts": used} if used else {})}
+
+
+def _use(place: str, names: tuple[str, ...], load: torch.Tensor) -> dict[str, Any]:
+    """How tasks use experts that all of them may read, each by itself if it comes to that."""
+    count = load.shape[1]
+    entropy = -(load * load.clamp(min=1e-12).log()).sum(1)
+    reads, silent = torch.ones_like(load, dtype=torch.bool), torch.zeros(count)
+    use = ExpertUse(place, names, (None,) * count, load, entropy, silent, reads)
+    failures = [each for each in use.failures() if each.startswith("dead")]
+    return {**use.to_json(), "failures": failures}
 
 
 def encoder_frozen(plan: Plan, *, frozen: bool) -> Plan:

@@ -65,6 +65,7 @@ def card(
         _front(),
         f"# {line(about.get('title') or 'A model made by plait')}",
         f"{line(about.get('words', model.sort))}; {model.cost().parameters or 0:,.0f} parameters.",
+        _adapters(model.evidence.get("adapters")),
         _use(preparation),
         _tasks(model),
         *_found(study, about),
@@ -75,6 +76,18 @@ def card(
         f"Made by plait {plait.__version__}; `manifest.json` holds these hashes for loading.",
     ]
     return "\n\n".join(piece for piece in pieces if piece) + "\n"
+
+
+def _adapters(told: Mapping[str, Any] | None) -> str:
+    """What a task adds to the frozen network."""
+    if not told:
+        return ""
+    stored = sorted(told["stored"].values())
+    each = f"{stored[0]:,}" + (f" to {stored[-1]:,}" if stored[-1] > stored[0] else "")
+    return (
+        f"Adapters: {told['trained']:,} parameters were trained, {told['common']:,} of them for "
+        f"all tasks together; a task stores {each} of its own, beside its head."
+    )
 
 
 def _front() -> str:

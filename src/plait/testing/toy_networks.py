@@ -52,8 +52,15 @@ def in_chain(tasks: TaskSet) -> TaskSet:
 
 
 def adapted(subject: Subject, tasks: TaskSet, seed: int = 0) -> Network:
-    """A frozen network with fresh adapters of the subject, in evaluation mode: some draw noise."""
-    return build_adapted(start_of(subject, tasks), subject.make(), seed).double().eval()
+    """A frozen network with fresh adapters of the subject, in evaluation mode: some draw noise.
+
+    Adapters that say nothing before they saw labelled rows see a batch of them.
+    """
+    adapter = subject.make()
+    network = build_adapted(start_of(subject, tasks), adapter, seed).double().eval()
+    if Need.LABELLED in adapter.card.needs:
+        adapter.begin(network.trunk, [double_batch(tasks)])
+    return network
 
 
 def start_of(subject: Subject, tasks: TaskSet) -> Network:

@@ -7,6 +7,7 @@ import torch
 
 from plait.comparing.cells import make, ordered
 from plait.comparing.strategies.adapt import Adapt
+from plait.comparing.strategies.merge import Merge
 from plait.testing.strategies import toy_plan
 
 PLAN = replace(toy_plan(), training=replace(toy_plan().training, passes=8))
@@ -59,3 +60,50 @@ def test_what_cannot_work_is_told_before_anything_runs():
         Adapt(method="prompt").check(PLAN)
     with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
         Adapt(share=0.0)
+
+
+def run(strategy, folder, plan=PLAN):
+    """The models of a strategy's cells by name, the last its own."""
+    done, found = {}, {}
+    for number, cell in enumerate(ordered([make(plan, strategy, 0)])):
+        parts = {name: done[part.key] for name, part in cell.parts.items()}
+        model = cell.strategy.run(cell.plan, parts, cell.seed, folder / str(number))
+        done[cell.key] = found[cell.strategy.card.name] = model
+    return found
+
+
+def test_adapters_are_merged_as_the_changes_that_they_make(tmp_path):
+    merged = Merge(method="average", adapters={"lora": {"rank": 2, "alpha": 4.0}})
+    assert "merged from the lora adapters" in merged.words()
+    found = run(merged, tmp_path)
+    start, adapted, network = (found[n].network for n in ("warm_up", "adapt", "merge"))
+    for path, bank in adapted.trunk.banks.items():
+        assert bank.up.abs().sum() > 0
+        name = f"{path.replace('%2E', '.')}.weight"
+        wanted = start.trunk.get_parameter(name) + 2.0 * torch.bmm(bank.up, bank.down).mean(0)
+        torch.testing.assert_close(network.trunk.get_parameter(name), wanted)
+        apart = 2.0 * bank.up.mean(0) @ bank.down.mean(0)
+        assert not torch.allclose(wanted, start.trunk.get_parameter(name) + apart)
+    heads = dict(adapted.heads.named_parameters())
+    assert all(torch.equal(p, heads[name]) for name, p in network.heads.named_parameters())
+    assert found["merge"].evidence["best_pass"] == found["adapt"].evidence["best_pass"]
+
+
+def test_adapters_that_are_no_weights_cannot_be_merged(tmp_path):
+    with pytest.raises(ValueError, match="cannot be folded into weights"):
+        run(Merge(adapters={"bottleneck": {"reduction": 4}}), tmp_path)
+
+
+def test_what_tasks_store_and_take_of_experts_is_told(tmp_path):
+    model = run(Adapt(method={"moe_lora": {"rank": 2, "experts": 2, "width": 3}}), tmp_path)[
+        "adapt"
+    ]
+    told, names = model.evidence["adapters"], PLAN.tasks.names
+    banks = model.network.trunk.banks
+    assert told["stored"] == {name: 3 * len(banks) for name in names}
+    assert told["trained"] == told["common"] + 3 * len(banks) * len(names)
+    for use, bank in zip(model.evidence["experts"], banks.values(), strict=True):
+        logits = bank.own.embedding @ bank.gate.T
+        torch.testing.assert_close(torch.tensor(use["load"]), logits.softmax(1), rtol=0, atol=1e-3)
+        assert use["experts"] == ["shared expert 1", "shared expert 2"]
+        assert use["tasks"] == list(names)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from plait.adapting.adapted import build_adapted
 from plait.comparing.apart import network_of
-from plait.comparing.building import fresh, make_network, train_network
+from plait.comparing.building import adapters_used, fresh, make_network, train_network
 from plait.comparing.model import Model, NetworkModel, featured
 from plait.comparing.plan import Plan
 from plait.comparing.strategy import Started, Strategy
@@ -91,6 +91,7 @@ class Adapt(Started):
         passes = self.passes(plan)
         found = train_network(plan, network, seed, folder, passes=passes)
         spent = int(start.evidence["passes"])
+        found |= adapters_used(network)
         found = {**found, "best_pass": spent + found["best_pass"], "passes": spent + passes}
         return NetworkModel(network, found)
 

@@ -18,7 +18,7 @@ from plait.weights.checkpoints import open_checkpoint
 from plait.weights.files import DamagedError
 from plait.weights.kinds import SIZES
 
-ROUND = 50_000  # heads that one process reads
+ROUND = 10_000  # heads that one process reads
 SLOW = 1.0  # seconds that no file of a few hundred bytes may take
 ROOM = 2**28  # bytes that a process may take beside what it has at the start
 TOKENS = (

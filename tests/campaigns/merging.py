@@ -62,7 +62,12 @@ def campaign(count: int, folder: Path, seed: int = 0) -> dict[str, Any]:
             found["torn"] += out.exists() and not _whole(out, {old, wanted[way]})
             continue
         lengths[way] *= 0.85
-        found["other exit codes"] += code != 0
+        if code != 0:
+            found["other exit codes"] += 1
+            shutil.rmtree(place)
+            place.mkdir()
+            old = ""
+            continue
         found["merges"] += 1
         found["other bits"] += _hash(out) != wanted[way]
         found["strays"] += len({path.name for path in place.iterdir()} - {"out"})

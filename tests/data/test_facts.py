@@ -48,8 +48,8 @@ def test_rows_of_train_that_come_again_in_test_are_counted():
     source["x"] = np.random.default_rng(1).normal(size=20 * N)
     source["x"][9] = source["x"][0]
     facts, warnings = told(source, {"b": TaskSpec()}, ignore=["a"])
-    assert "1 test rows (0.2%)" in facts
-    assert "1 test rows" not in warnings
+    assert "1 test row (0.2%)" in facts
+    assert "1 test row" not in warnings
 
 
 def test_equal_inputs_of_different_tasks_are_no_leak():

@@ -213,7 +213,7 @@ def test_a_row_may_be_nobodys_but_not_all():
 def test_repeated_ids_are_refused_and_contradictions_listed():
     ids = [f"m{i}" for i in range(N)]
     ids[7] = "m3"
-    with pytest.raises(DataError, match=r"row 4: task 'y': 1 ids appear more than once: m3"):
+    with pytest.raises(DataError, match=r"row 4: task 'y': 1 id appears more than once: m3"):
         one(frame(y=cycle(0, 1)).with_columns(y=pl.lit(1), name=pl.Series(ids)), id="name")
     answers = [1] * N
     answers[7] = 0

@@ -45,7 +45,7 @@ def test_copies_but_for_case_and_punctuation_are_counted_within_a_task():
     table = pl.DataFrame({"text": text, "y": labels(), "split": SPLIT})
     _, warnings = told({"t": table}, {"y": TaskSpec()})
     assert (
-        "1 test rows (10.0%) have exactly the inputs of a training row of the same task" in warnings
+        "1 test row (10.0%) has exactly the inputs of a training row of the same task" in warnings
     )
     assert "2 (20.0%) but for case, white space and punctuation" in warnings
 

@@ -155,7 +155,8 @@ def _repeated(
     names: Callable[[Array], list[str]],
 ) -> DataError:
     places = np.flatnonzero(differing) if differing.any() else np.sort(first)
-    fault = f"{len(first):,} ids appear more than once"
+    fault = f"{len(first):,} ids appear" if len(first) > 1 else "1 id appears"
+    fault += " more than once"
     if differing.any():
         count = len(np.unique(group[differing]))
         fault += f", {count:,} of them with contradictory labels"

@@ -67,7 +67,8 @@ def overlap_facts(
         if not loose:
             continue
         said = (
-            f"{exact:,} {part} rows ({exact / total:.1%}) have exactly the inputs of a training "
+            f"{exact:,} {part} {'row' if exact == 1 else 'rows'} ({exact / total:.1%}) "
+            f"{'has' if exact == 1 else 'have'} exactly the inputs of a training "
             "row of the same task"
         )
         if loose > exact:

@@ -197,7 +197,8 @@ def _file(source: str, name: str, base: Path | None, text: Sequence[str], blanks
     if not paths:
         near = [each.name for each in path.parent.glob("*")] if path.parent.is_dir() else []
         hint = "" if has_magic(str(path)) else did_you_mean(path.name, near)
-        raise DataError(f"table {name!r}: no file {source!r}{hint}")
+        declared = ("data", "tables", name, "path")
+        raise DataError(f"table {name!r}: no file {source!r}{hint}", declared)
     files = [Path(each) for each in paths]
     for file in files:
         if file.is_dir():

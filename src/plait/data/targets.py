@@ -66,7 +66,8 @@ def find_targets(
     for name, spec in tasks.items():
         if spec.table is not None and spec.table not in tables:
             raise DataError(
-                f"task {name!r}: no table {spec.table!r}{did_you_mean(spec.table, tables)}"
+                f"task {name!r}: no table {spec.table!r}{did_you_mean(spec.table, tables)}",
+                ("tasks", name, "table"),
             )
         near = [tables[spec.table]] if spec.table is not None else list(tables.values())
         if spec.columns is not None:
@@ -124,12 +125,14 @@ def _single(name: str, spec: TaskSpec, tables: Sequence[Table]) -> Target:
         known = [each for table in tables for each in table.columns]
         where = tables[0].place if len(tables) == 1 else "no table"
         said = f"{where}: no column" if len(tables) == 1 else f"{where} has a column"
-        raise DataError(f"{said} {column!r} for task {name!r}{did_you_mean(column, known)}")
+        nearest = did_you_mean(column, known)
+        raise DataError(f"{said} {column!r} for task {name!r}{nearest}", ("tasks", name, "target"))
     if len(having) > 1:
         names = ", ".join(table.name for table in having)
         raise DataError(
             f"task {name!r}: column {column!r} is in several tables ({names}); say which: "
-            f"table: {having[0].name}"
+            f"table: {having[0].name}",
+            ("tasks", name),
         )
     return Target(declared=name, task=name, table=having[0], column=column, spec=spec)
 
@@ -159,7 +162,8 @@ def _pattern(
                     )
         if not matched:
             raise DataError(
-                f"task {name!r}: no column matches {pattern!r}{did_you_mean(pattern, known)}"
+                f"task {name!r}: no column matches {pattern!r}{did_you_mean(pattern, known)}",
+                ("tasks", name, "columns"),
             )
     return list(chosen.values())
 
@@ -199,16 +203,26 @@ def kind_for(target: Target, answers: Answers) -> tuple[str, tuple[str, ...]]:
     if classes is None:
         classes = _classes(target, train, kind)
     if kind == "binary" and len(classes) != 2:
-        raise DataError(
-            f"{target.table.place}: task {target.task!r} is binary, but {target.column!r} has "
-            f"{len(classes)} values ({_shown(classes)}); declare kind: classes, or positive: VALUE"
-        )
+        raise _not_binary(target, answers, classes)
     if len(classes) < 2:
         raise DataError(
             f"{target.table.place}: task {target.task!r}: every training row has the value "
             f"{classes[0]!r}; declare its classes or remove the task"
         )
     return kind, classes
+
+
+def _not_binary(target: Target, answers: Answers, classes: Sequence[str]) -> DataError:
+    """Three values or more, or one, of a task declared binary: the rarest one and its row."""
+    has = f"task {target.task!r} is binary, but {target.column!r} has {len(classes)} values"
+    where, fix = target.table.place, "declare kind: classes, or positive: VALUE"
+    if len(classes) > 2:
+        text = as_text(answers.values).alias("value")
+        rarest = str(text.value_counts().sort("count", "value")["value"][0])
+        where = target.table.where(int(answers.rows[int((text == rarest).arg_max() or 0)]))
+        fix = f"{rarest!r} is the rarest: correct it or declare missing: [{rarest}]; else {fix}"
+    declared = ("tasks", target.declared, "kind")
+    return DataError(f"{where}: {has} ({_shown(classes)}); {fix}", declared)
 
 
 def spelled(value: Any) -> str:

@@ -97,14 +97,16 @@ def _cost_plot(
         widen = max(max(values) / min(values), 1.5) ** 0.12
         least, most = min(values) / widen, max(values) * widen
         ax.set(xscale="log", xlim=(least, most), ylim=(scale.low, scale.high), xlabel=axis)
-        ax.set_title("gain (Δm), %")
+        title = ax.set_title("gain (Δm), %").get_text()
         ticks = numbers.nice(least, most, 4, clock=write is words.duration)
         ax.set_xticks(ticks, [write(tick) for tick in ticks])
         ax.set_xticks([], minor=True)
         ax.set_yticks(scale.ticks(), [numbers.short(tick) for tick in scale.ticks()])
         ax.axhline(0, color=TOKENS["muted"], linewidth=1)
         (left, zero), (right, _) = (ax.transData.transform((x, 0)) for x in (least, most))
+        above = ax.transAxes.transform((0, 1))[1]
         taken = [(left, zero - 1, right, zero + 1)]
+        taken.append((left, above, left + LETTER * len(title), above + 20))
         taken += [box for standing, value in points for box in _point(ax, standing, value)]
         _label(ax, points, taken)
 

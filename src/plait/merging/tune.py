@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import cos, pi
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,9 @@ class Mix:
 class Learn:
     """How free values are learned: ``steps`` of Adam.
 
-    A step sees ``batches`` of ``batch`` rows of every task; the objectives are added up.
+    A step sees ``batches`` of ``batch`` rows of every task; the objectives are added up. ``decay``
+    shrinks the values by its share of the rate at every step, as AdamW does, ``clip`` bounds the
+    norm of their gradient, ``cosine`` lets the rate fall to 0.
     """
 
     steps: int
@@ -106,6 +109,9 @@ class Learn:
     batch: int = 16
     batches: int = 1
     seed: int = 0
+    decay: float = 0.0
+    clip: float | None = None
+    cosine: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch < 1 or self.batches < 1:
@@ -119,15 +125,17 @@ class Learn:
         objective: Objective,
         *,
         project: Callable[[Tensor], object] | None = None,
+        penalty: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, list[float]]:
         """Free values from ``start`` on, and the objective at every step.
 
         ``coefficients`` makes [L, M] of the free values; ``project`` puts them back where they may
-        be after a step. Stops before a step whose objective is not finite.
+        be after a step, ``penalty`` is a loss of them that is added to every step's objective, and
+        not told with it. Stops before a step whose objective is not finite.
         """
         log.info("tuning takes about %.0f MB beside the models", mix.memory / 1e6)
         free = start.detach().clone().requires_grad_()
-        adam = torch.optim.Adam([free], lr=self.rate)
+        adam = torch.optim.AdamW([free], lr=self.rate, weight_decay=self.decay)
         losses: list[float] = []
         for step in range(self.steps):
             made = coefficients(free)
@@ -138,6 +146,12 @@ class Learn:
                 break
             adam.zero_grad()
             torch.autograd.backward(made, torch.from_numpy(mix.pull()).to(made))
+            if penalty is not None:
+                penalty(free).backward()  # type: ignore[no-untyped-call]
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_([free], self.clip)
+            if self.cosine:
+                adam.param_groups[0]["lr"] = self.rate * (1 + cos(pi * step / self.steps)) / 2
             adam.step()
             if project is not None:
                 with torch.no_grad():

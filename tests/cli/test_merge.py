@@ -133,3 +133,13 @@ def test_no_torch_is_loaded(place):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_merger_that_looks_at_data_says_what_is_missing_and_what_could_run(place, capsys):
+    (place / "recipe.yaml").write_text("base: base\nmodels: [math, code]\nmethod: adamerging\n")
+    assert plait("recipe.yaml", "-o", "out") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "adamerging needs" in said
+    assert "unlabelled inputs per task" in said
+    assert "with what there is these can run: " in said
+    assert not (place / "out").exists()

@@ -67,8 +67,12 @@ def any_count(subject: Subject) -> bool:
 
 
 def made(subject: Subject, **settings: Any) -> Merger:
-    """The method with the settings of its first example, which keep a toy small, and these."""
-    method: Merger = subject.make(**{**subject.cls.examples()[0], **settings})
+    """The method with these settings, and those of its first example where it looks at data.
+
+    They keep a toy small.
+    """
+    few = subject.cls.examples()[0] if seeing(subject) else {}
+    method: Merger = subject.make(**{**few, **settings})
     return method
 
 

@@ -29,6 +29,7 @@ from plait.sharing.pepnet import Pepnet
 from plait.sharing.ple import Ple
 from plait.sharing.sluice import Sluice
 from plait.sharing.stem import Stem
+from plait.sharing.task_expert import TaskExpert
 from plait.sharing.task_level_moe import TaskLevelMoe
 from plait.sharing.use import ExpertUse, expert_use
 
@@ -63,6 +64,7 @@ __all__ = [
     "Sharing",
     "Sluice",
     "Stem",
+    "TaskExpert",
     "TaskLevelMoe",
     "branches",
     "conditional",

@@ -135,8 +135,8 @@ def test_parameters_are_the_formulas():
             "stems.numeric is no block of the trunk or of images",
         ),
         (
-            lambda: network(
-                TaskExpert(), TaskSet([Task(name="t", kind="tokens", classes=("a", "b"))])
+            lambda: TaskExpert().build(
+                lambda who="": None, TaskSet([Task(name="t", kind="tokens", classes=("a", "b"))])
             ),
             "tasks that label tokens",
         ),

@@ -141,7 +141,7 @@ class Learn:
             made = coefficients(free)
             mix.place(array(made))
             mix.bench.forget()
-            losses.append(self._gather(mix.bench, objective, step))
+            losses.append(self.gather(mix.bench, objective, step))
             if not np.isfinite(losses[-1]):
                 break
             adam.zero_grad()
@@ -168,21 +168,21 @@ class Learn:
         losses: list[float] = []
         for step in range(self.steps):
             adam.zero_grad()
-            losses.append(self._gather(bench, objective, step, free))
+            losses.append(self.gather(bench, objective, step, free))
             if not np.isfinite(losses[-1]):
                 break
             adam.step()
         adam.zero_grad()
         return losses
 
-    def _gather(
+    def gather(
         self,
         bench: Bench,
         objective: Objective,
         step: int,
         inputs: Sequence[Tensor] | None = None,
     ) -> float:
-        """Add up the objective and, on the bench, its gradient."""
+        """Add up the objective over a step's rows and, on the bench, its gradient."""
         total = 0.0
         for task in bench.tasks:
             for number in range(step * self.batches, (step + 1) * self.batches):

@@ -86,6 +86,7 @@ def card(names: tuple[str, ...]) -> str:
     first, *_, last = names
     model: Any = SimpleNamespace(
         cost=lambda: SimpleNamespace(parameters=12.0), sort="network",
+        evidence={"adapters": {"trained": 9, "common": 3, "stored": dict.fromkeys(names, 3)}},
         tasks=[SimpleNamespace(name=name, kind="binary", classes=names) for name in names],
     )  # fmt: skip
     preparation: Any = SimpleNamespace(roles={"table": {name: [name] for name in names}})

@@ -145,7 +145,7 @@ def test_seeds_and_intervals() -> None:
 
 
 def test_three_mistakes_are_reported_in_one_pass() -> None:
-    text = FULL.replace("mmoe", "mmeo").replace("passes", "pases").replace("binary", "binray")
+    text = FULL.replace("mmoe", "mnoe").replace("passes", "pases").replace("binary", "binray")
     kind, passes, sharing = mistakes(text)
     assert kind == (
         "study.yaml:5: tasks.assays.kind: no kind 'binray'; did you mean 'binary'? "
@@ -157,7 +157,7 @@ def test_three_mistakes_are_reported_in_one_pass() -> None:
         "(accepted: passes, batch, "
     )
     assert sharing.startswith(
-        "study.yaml:12: strategies.experts.joint.sharing: no sharing method 'mmeo'; did you mean "
+        "study.yaml:12: strategies.experts.joint.sharing: no sharing method 'mnoe'; did you mean "
         "'mmoe'? (accepted: "
     )
 

@@ -45,7 +45,7 @@ def test_every_wrong_setting_is_told_at_its_own_line() -> None:
 def test_a_strategy_that_is_itself_wrong_is_told_once() -> None:
     with pytest.raises(RecipeError) as caught:
         loads(
-            "data: x.csv\ntasks: [a]\nstrategies: {a: {joint: {sharing: mmeo}}}\n"
+            "data: x.csv\ntasks: [a]\nstrategies: {a: {joint: {sharing: mnoe}}}\n"
             "tune: {over: {a.sharing.experts: [2]}}\n"
         )
     assert len(caught.value.mistakes) == 1

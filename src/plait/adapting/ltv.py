@@ -61,7 +61,10 @@ class Ltv(Adapter):
             "means are of all training texts, once; the authors draw some for every step",
             "heads are mapped as in the authors' regression code, with the bias for each head",
         ),
-        exceptions={"fresh_adapter_changes_nothing": "weights start from N(0, 1), as published"},
+        exceptions={
+            "fresh_adapter_changes_nothing": "weights start from N(0, 1), as published",
+            "learns": "a number for each head, at the last word, takes off less than is asked",
+        },
     )
 
     def choose(self, network: nn.Module) -> list[ModuleSite]:

@@ -13,7 +13,6 @@ value}`` of which the first counts whose filter is part of the tensor's name.
 
 >>> import numpy as np
 >>> from plait.merging.pool import Pool
-from plait.merging.settings import of_site
 >>> pool = Pool({"a": {"w": np.array([4.0, 1.0])}, "b": {"w": np.array([2.0, -3.0])}},
 ...             base={"w": np.zeros(2)})
 >>> Mergekit(method="ties", weight={"a": 1.0, "b": 3.0}).merge(pool).tensors["w"]

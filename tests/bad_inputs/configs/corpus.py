@@ -139,7 +139,7 @@ STRATEGIES = _after(
     ("no label", "strategies: {'': joint}", "3: strategies | a strategy needs a label"),
     ("a strategy that is a number", "strategies: {a: 3}", "3: strategies.a: a strategy method is its name | got 3"),
     ("two strategies in one", "strategies: {a: {joint: {}, separate: {}}}", "3: strategies.a: | got 2 names: joint, separate"),
-    ("a misspelt sharing", "strategies: {a: {joint: {sharing: mmeo}}}", "3: strategies.a.joint.sharing: no sharing method 'mmeo'; did you mean 'mmoe'?"),
+    ("a misspelt sharing", "strategies: {a: {joint: {sharing: mnoe}}}", "3: strategies.a.joint.sharing: no sharing method 'mnoe'; did you mean 'mmoe'?"),
     ("a misspelt balancing", "strategies: {a: {joint: {balancing: famoo}}}", "3: strategies.a.joint.balancing: no balancing method 'famoo'; did you mean 'famo'?"),
     ("a misspelt procedure", "strategies: {a: {joint: {procedure: task_sm}}}", "3: strategies.a.joint.procedure: no procedure method 'task_sm'; did you mean 'task_sam'?"),
     ("a misspelt adapter", "strategies: {a: {adapt: {lroa: {rank: 4}}}}", "3: strategies.a.adapt: no adapting method 'lroa'; did you mean 'lora'?"),

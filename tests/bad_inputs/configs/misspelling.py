@@ -94,7 +94,7 @@ def _named_by_user(path: Path, paths: set[Path]) -> bool:
             return True
         case ("data", "tables", _, ("inputs" | "types" | "buckets"), _):
             return True
-        case ("data", "split", "names", _):
+        case ("data", "split", "names", _) | ("strategies", *_, "categories", _):
             return True
         case ("strategies", str(label)):
             # A label that is a strategy's name, with another strategy under it, is still a label.

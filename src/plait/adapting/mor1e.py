@@ -78,7 +78,7 @@ class Mor1e(Adapter):
         exceptions={
             "reach_is_exact": FLAT,
             "frozen_stays_frozen": FLAT,
-            "learns": "the law's rate is 600 times the published one, and gates multiply by 32",
+            "learns": "in the law's setting, and at smaller rates, it takes off less than is asked",
         },
     )
 

@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from pool_corpus import CASES, TIES, Damage, good
+from pool_corpus import CASES
+from pool_damage import TIES, Damage, good
 
 from plait.cli.main import run
 

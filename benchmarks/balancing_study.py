@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from study_page import interval, plural, rewrite, signed, table
 
 from plait.comparing.cells import Cell
 from plait.comparing.contrasts import Contrast, contrasts
@@ -26,10 +27,7 @@ from plait.method import index
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "balancing-study.md"
 PICTURE = PAGE.with_suffix(".png")
-BEGIN = "<!-- begin: written by benchmarks/balancing_study.py -->"
-END = "<!-- end: written by benchmarks/balancing_study.py -->"
 EQUAL = "equal"
-MINUS = "\u2212"
 NEUTRAL = "#59636d"
 
 
@@ -127,25 +125,6 @@ def pooled(parts: Sequence[Found]) -> list[Contrast]:
 # -- words -----------------------------------------------------------------------------------------
 
 
-def signed(value: float | None, digits: int = 2) -> str:
-    """A figure with its sign; a dash where there is none."""
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
-
-
-def plural(number: int, word: str) -> str:
-    """``1 seed``, ``3 seeds``."""
-    return f"{number} {word}" + ("" if number == 1 else "s")
-
-
-def interval(given: Interval, digits: int = 2) -> str:
-    """``+1.2 [+0.3, +2.1]``."""
-    if given.value is None:
-        return "undefined"
-    return (
-        f"{signed(given.value, digits)} [{signed(given.low, digits)}, {signed(given.high, digits)}]"
-    )
-
-
 def p_value(p: float | None) -> str:
     """A p-value as tables have it."""
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -158,12 +137,6 @@ def verdict(each: Contrast) -> str:
     if not each.significant:
         return "tied"
     return "▲ better" if each.difference > 0 else "▼ worse"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table in Markdown, its first column to the left."""
-    rule = ["---", *["---:"] * (len(head) - 2), "---"]
-    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
 
 
 def section(part: Found) -> list[str]:
@@ -324,16 +297,6 @@ def picture(parts: Sequence[Found], path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def rewrite(page: Path, lines: Sequence[str]) -> None:
-    """Put the lines between the page's marks."""
-    text = page.read_text("utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{page}: the marks are missing")
-    page.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n{END}{after}", "utf-8")
-
-
 def main() -> None:
     """Read the runs, write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -351,7 +314,7 @@ def main() -> None:
     lines += overall(parts)
     for part in parts:
         lines += section(part)
-    rewrite(given.page, lines)
+    rewrite(given.page, Path(__file__).name, lines)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,21 @@ def losses_are_those_of_the_start(subject: Subject) -> None:
     assert gap <= 1e-12, f"the losses are off by {gap:.3g}"
 
 
+@suite.law("gradients may lie in memory in any order")
+def memory_order_is_free(subject: Subject) -> None:
+    """Products of stacked weights often leave them turned over."""
+    tasks = toy_tasks()
+    for make in BALANCERS:
+        network = toy_network(tasks)
+        _, plain = filled(subject.make(), network, _double(tasks), make())
+        network = subject.make().prepare(toy_network(tasks))
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.register_hook(lambda grad: grad.mT.contiguous().mT)
+        _, turned = filled(subject.make(), network, _double(tasks), make())
+        close(plain, turned, 1e-12, f"turned gradients under {make().card.name}")
+
+
 @suite.law("the same step twice gives the same gradients, and the batch stays as it was")
 def runs_repeat(subject: Subject) -> None:
     tasks = toy_tasks()

@@ -19,6 +19,8 @@ from plait.merging.bench import Bench, array
 from plait.merging.pool import Array
 from plait.merging.statistics.base import Statistic
 
+BLOCK = 256  # columns of a Gram matrix in one product: wide enough for its speed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs(Statistic):
@@ -34,6 +36,10 @@ class Inputs(Statistic):
     @abstractmethod
     def fold(self, inputs: Tensor) -> Tensor:
         """The sum over inputs [N, n] of what is to be averaged."""
+
+    def whole(self, total: Tensor) -> Tensor:
+        """A sum of what was folded, where that is only a part."""
+        return total
 
     @torch.no_grad()
     def of(self, bench: Bench, task: str) -> Mapping[str, Array]:
@@ -57,7 +63,10 @@ class Inputs(Statistic):
                 bench.run(task, rows)
                 last.clear()
         own = bench.weights
-        return {n: array((total / count).to(own[n].dtype)) for n, (total, count) in totals.items()}
+        return {
+            n: array((self.whole(total) / count).to(own[n].dtype))
+            for n, (total, count) in totals.items()
+        }
 
 
 class Grams(Inputs):
@@ -66,8 +75,16 @@ class Grams(Inputs):
     name: ClassVar[str] = "grams"
 
     def fold(self, inputs: Tensor) -> Tensor:
-        """XᵀX."""
-        return inputs.T @ inputs
+        """XᵀX, its lower blocks left at 0: it is symmetric, and wide layers cost half."""
+        product = inputs.new_zeros(inputs.shape[1], inputs.shape[1])
+        for start in range(0, inputs.shape[1], BLOCK):
+            columns = inputs[:, start : start + BLOCK]
+            torch.mm(columns.T, inputs[:, start:], out=product[start : start + BLOCK, start:])
+        return product
+
+    def whole(self, total: Tensor) -> Tensor:
+        """Both triangles."""
+        return total.triu() + total.triu(1).T
 
 
 class Magnitudes(Inputs):

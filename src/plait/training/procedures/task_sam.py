@@ -118,7 +118,7 @@ class TaskSam(Procedure):
         for parameter, gradient in found:
             places = ground.places(parameter)
             rows = len(places)
-            part = self._squares(gradient.view(rows, -1), parameter.detach().view(rows, -1))
+            part = self._squares(gradient.reshape(rows, -1), parameter.detach().reshape(rows, -1))
             squares.index_add_(0, places, part)
         lengths = self._lengths(squares)
         for parameter, gradient in found:

@@ -282,7 +282,14 @@ def picture(parts: Sequence[Found], path: Path) -> None:
             ends += [apart.low, apart.high]
         low, high = np.quantile([end for end in ends if end is not None], [0.04, 0.96])
         pad = (high - low) * 0.08
-        ax.set_xlim(min(low, 0) - pad, max(high, 0) + pad)
+        left, right = min(low, 0) - pad, max(high, 0) + pad
+        ax.set_xlim(left, right)
+        for place, name in enumerate(order):  # what lies outside is pointed at
+            value = part.difference(name).value
+            if value is not None and not left <= value <= right:
+                edge, mark = (left, "<") if value < left else (right, ">")
+                colour = "#b84a00" if signs[name].significant else NEUTRAL
+                ax.plot([edge], [place], mark, color=colour, markersize=6, clip_on=False)
         ax.axvline(0, color=NEUTRAL, linewidth=0.8)
         ax.set_yticks(range(len(order)), order, fontsize=8)
         ax.set_title(f"{part.name}, {plural(part.seeds, 'seed')}", fontsize=10)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from studies import dataset, plan, school_dataset
 
 from plait.batch import Input
-from plait.comparing.plain.estimators import Constants, Forests, Linears, Trees
+from plait.comparing.plain.estimators import Constants, Forests, Linears, Trees, boosting_threads
 from plait.comparing.plain.fitting import Samples, poolable, pools
 from plait.comparing.plain.view import View
 from plait.task import Task
@@ -130,3 +131,11 @@ def test_tasks_of_different_kinds_are_not_pooled() -> None:
     assert len(set(pool.units)) == 1  # one unit for all schools: their means are to be learnt
     (sample,) = Samples(plan(data), codes=False, pooled=True)
     np.testing.assert_array_equal(sample.table[:, -6:].argmax(1), sample.task)
+
+
+def test_only_large_tables_are_boosted_with_several_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert boosting_threads(np.zeros((600, 300))) == 1
+    assert boosting_threads(np.broadcast_to(np.zeros(1), (60_000, 100))) == 3
+    # Of texts, only what is there counts.
+    assert boosting_threads(scipy.sparse.eye_array(60_000, 100)) == 1

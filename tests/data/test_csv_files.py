@@ -70,6 +70,17 @@ def test_bom_line_ends_separators_and_missing_words(tmp_path):
     assert columns(read(path, "t")) == {"a": [1, 2], "b": [None, 3.5], "c": ["x", None]}
 
 
+@pytest.mark.parametrize("word", ["NA", "N/A", "NaN", "nan", "null", "NULL", ""])
+@pytest.mark.parametrize("place", range(6))
+def test_a_word_for_missing_is_found_wherever_it_stands(tmp_path, word, place):
+    values = ["a", "1.5", "b", "2.5", "c", "3.5"]
+    values[place] = word
+    path = write(tmp_path, "t,x\n{},{}\n{},{}\n{},{}\n".format(*values))
+    wanted = [None if at == place else value for at, value in enumerate(values)]
+    numbers = [value and float(value) for value in wanted[1::2]]
+    assert columns(read(path, "t")) == {"t": wanted[::2], "x": numbers}
+
+
 def test_an_empty_line_at_the_end_is_no_row(tmp_path):
     path = write(tmp_path, "a,b\n1,2\n3,4\n\n")
     table = read(path, "t")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plait.data import DataSpec, TableSpec, TaskSpec, load
 from plait.data.overlaps import normal_form
@@ -36,6 +38,13 @@ def labels():
 def test_the_normal_form_sets_case_blanks_and_punctuation_aside():
     found = normal_form(pl.Series(["A  Fine,\nfilm!", "a fine film", "é-É", "?!", ""]))
     assert found.to_list() == ["a fine film", "a fine film", "é é", "?!", ""]
+
+
+@given(st.lists(st.text("aB1é٣ \t.,-_\n", max_size=12), min_size=1))
+def test_the_normal_form_is_its_words_one_blank_apart(texts):
+    words = ["".join(c if c.isalnum() else " " for c in text.lower()).split() for text in texts]
+    wanted = [" ".join(own) or text for own, text in zip(words, texts, strict=True)]
+    assert normal_form(pl.Series(texts)).to_list() == wanted
 
 
 def test_copies_but_for_case_and_punctuation_are_counted_within_a_task():

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from plait.data.csv_types import ColumnTypes, parsed
+from plait.data.csv_types import ColumnTypes, Shape, parsed
 from plait.data.errors import DataError
 from plait.data.spilling import Spill, has_room
 from plait.data.stores import Array
@@ -109,9 +109,8 @@ def _parsed(file: Path, seen: ColumnTypes) -> Iterator[tuple[pl.DataFrame, int]]
     for block, found in _ahead(_checked(file, len(seen.names), seen.separator)):
         if found.records:
             head = block[: _complete(block[:GUESS]) or len(block)]
-            zeros = [seen.names[at] for at in found.zeros]
             try:
-                frame = seen.see(block, head, found.records, zeros, f"{file.name}, row ", row)
+                frame = seen.see(block, head, found, f"{file.name}, row ", row)
             except pl.exceptions.PolarsError as error:
                 _exactly(file, block, line, len(seen.names), seen.separator)
                 said = str(error).split("\n", 1)[0]
@@ -209,16 +208,7 @@ def _outside(codes: Array) -> Array:
     return outside
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """What the bytes of a block show: its records and lines, and columns with zeros in front."""
-
-    records: int
-    lines: int
-    zeros: frozenset[int]
-
-
-def _checked(file: Path, columns: int, separator: str) -> Iterator[tuple[bytes, _Shape]]:
+def _checked(file: Path, columns: int, separator: str) -> Iterator[tuple[bytes, Shape]]:
     """Blocks and their shape; the first record that is not well formed is an error."""
     line = 1
     for block in _blocks(file):
@@ -227,7 +217,7 @@ def _checked(file: Path, columns: int, separator: str) -> Iterator[tuple[bytes, 
         yield block, found
 
 
-def _shape(file: Path, data: bytes, line: int, columns: int, separator: str) -> _Shape:
+def _shape(file: Path, data: bytes, line: int, columns: int, separator: str) -> Shape:
     """The shape of a block; that no record has too many fields may be left to the parser."""
     codes = np.frombuffer(data, np.uint8)
     _bytes(file, data, codes, line)
@@ -237,7 +227,7 @@ def _shape(file: Path, data: bytes, line: int, columns: int, separator: str) -> 
         marks |= codes == ord(separator)
         fields = int(np.count_nonzero(marks))
         if fields == lines * columns and not _has_zeros(codes, marks):
-            return _Shape(lines, lines, frozenset())
+            return Shape(lines, lines, words=_has_words(codes, marks))
     return _exactly(file, data, line, columns, separator)
 
 
@@ -249,7 +239,13 @@ def _has_zeros(codes: Array, marks: Array) -> bool:
     return bool(first or ((after >= 48) & (after <= 57)).any())
 
 
-def _exactly(file: Path, data: bytes, line: int, columns: int, separator: str) -> _Shape:
+def _has_words(codes: Array, marks: Array) -> bool:
+    """Whether any value may be a word that means "missing": all of those begin with n or N."""
+    small = codes | 32
+    return bool(small[0] == 110 or (marks[:-1] & (small[1:] == 110)).any())
+
+
+def _exactly(file: Path, data: bytes, line: int, columns: int, separator: str) -> Shape:
     """The shape of a block, record by record; the first that is not well formed is an error."""
     codes = np.frombuffer(data, np.uint8)
     marks = (codes == 10) | (codes == ord(separator))
@@ -269,7 +265,7 @@ def _exactly(file: Path, data: bytes, line: int, columns: int, separator: str) -
     if not regular:
         count = _ragged(file, codes, places, np.flatnonzero(ends), line, columns)
     zeros = _zeros(codes, places, columns, quoted=b'"' in data)
-    return _Shape(count, lines, zeros)
+    return Shape(count, lines, zeros=zeros)
 
 
 def _ragged(file: Path, codes: Array, places: Array, ends: Array, line: int, columns: int) -> int:

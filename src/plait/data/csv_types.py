@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -17,14 +18,30 @@ MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]
 NUMBERS = 0.95  # a column with this share of numbers is numbers; what is left over is a fault
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What the bytes of a block show.
+
+    Its ``records`` and ``lines``, the columns with ``zeros`` in front of a value's further digits,
+    and whether there may be ``words`` that mean "missing".
+    """
+
+    records: int
+    lines: int
+    zeros: frozenset[int] = frozenset()
+    words: bool = True
+
+
 def parsed(
     block: bytes,
     types: Mapping[str, Any],
     separator: str,
     blanks: Mapping[str, Sequence[str]],
     names: Sequence[str],
+    *,
+    words: bool = True,
 ) -> pl.DataFrame:
-    """The columns of a block in the order asked for."""
+    """The columns of a block in the order asked for; ``words`` where some may mean "missing"."""
     place = {name: number for number, name in enumerate(types)}
     # By number: polars has its own names for the columns of a file without a header.
     schema = {
@@ -33,7 +50,8 @@ def parsed(
     }
     found = pl.read_csv(
         io.BytesIO(block), has_header=False, separator=separator, schema=schema,
-        columns=[place[name] for name in names], null_values=MISSING,
+        columns=[place[name] for name in names],
+        null_values=MISSING if words else None,  # an empty value is missing in any case
     )  # fmt: skip
     found = found.select(pl.col(f"column_{place[name] + 1}").alias(name) for name in names)
     special = [name for name in names if name in blanks]
@@ -70,29 +88,27 @@ class ColumnTypes:
         self.unspelled: set[str] = set()  # columns whose values were read as numbers
         self.blocks = 0
 
-    def see(
-        self, block: bytes, head: bytes, records: int, zeros: Sequence[str], place: str, row: int
-    ) -> pl.DataFrame:
-        """Take in a block of ``records`` whose first row has the number ``row`` at its place.
+    def see(self, block: bytes, head: bytes, shape: Shape, place: str, row: int) -> pl.DataFrame:
+        """Take in a block whose first row has the number ``row`` at its place.
 
-        ``head`` are some of its first records; ``zeros`` the columns with values such as 007.
-        Gives the records as they were read.
+        ``head`` are some of its first records. Gives the records as they were read.
         """
+        zeros = [self.names[at] for at in shape.zeros]
         self.zeros |= set(zeros)
         if self.blocks == 0:
-            self._guess(self._read(head, dict.fromkeys(self.names, pl.String)))
+            self._guess(self._read(head, dict.fromkeys(self.names, pl.String), shape))
         self.types |= dict.fromkeys(zeros, pl.String)
         self.blocks += 1
         try:
-            frame = self._read(block, self.types)
+            frame = self._read(block, self.types, shape)
         except pl.exceptions.ComputeError:
-            frame = self._read(block, dict.fromkeys(self.names, pl.String))
-        frame = frame.head(records)  # an empty line at the end is no row
+            frame = self._read(block, dict.fromkeys(self.names, pl.String), shape)
+        frame = frame.head(shape.records)  # an empty line at the end is no row
         self._count(frame, place, row)
         return frame
 
-    def _read(self, block: bytes, types: Mapping[str, Any]) -> pl.DataFrame:
-        return parsed(block, types, self.separator, self.blanks, self.names)
+    def _read(self, block: bytes, types: Mapping[str, Any], shape: Shape) -> pl.DataFrame:
+        return parsed(block, types, self.separator, self.blanks, self.names, words=shape.words)
 
     def _guess(self, frame: pl.DataFrame) -> None:
         for name in self.names:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +25,8 @@ from plait.data.preparation import Preparation
 from plait.data.profile import as_numbers, as_text
 from plait.data.reading import Rows
 from plait.data.stores import Array, Writer, combine
+
+THREADS = 2  # beside the one that reads
 
 
 @dataclass
@@ -59,25 +65,50 @@ def look(
         exact=np.empty(total, np.uint64),
         loose=np.empty(total, np.uint64) if texts else None,
     )
-    start = 0
-    for number, table in enumerate(rows.tables):
-        roles = preparation.roles[table.name]
-        keys = preparation.schema(table.name)
-        used = [each for each in preparation.encodings if each.input.key in keys]
-        for key in keys:
-            found.shifts[key][number] = rows.starts[number] - writers[key].count
-        sampled, frames = chosen(rows.fit[number]), []
-        types = _sampled_types(table.name, columns)
-        for chunk in table.chunks(_columns(used, roles), rows.keep[number]):
-            view = View(chunk, roles)
-            _encode(found, used, view, slice(start, start + len(view)), encode=encode)
-            start += len(view)
-            if types and len(here := np.flatnonzero(sampled[chunk.rows])):
-                some = chunk.frame.select(list(types))[here]
-                # Made anew: texts that are taken out of a chunk keep all texts of the chunk.
-                frames.append(pl.DataFrame(some.to_dict(as_series=False), schema=some.schema))
-        found.samples.append(_sample(rows, number, sampled, frames, types))
+    calls = (
+        call
+        for number in range(len(rows.tables))
+        for call in _looks(found, rows, preparation, columns, number, encode=encode)
+    )
+    _beside(calls)
     return found
+
+
+def _looks(
+    found: Look, rows: Rows, preparation: Preparation, columns: Sequence[Column], number: int, *,
+    encode: bool,
+) -> Iterator[Callable[[], None]]:  # fmt: skip
+    """Take in a table; what may be done meanwhile with each of its chunks."""
+    table, start = rows.tables[number], int(rows.starts[number])
+    roles = preparation.roles[table.name]
+    keys = preparation.schema(table.name)
+    used = [each for each in preparation.encodings if each.input.key in keys]
+    for key in keys:
+        found.shifts[key][number] = start - found.writers[key].count
+    sampled, frames = chosen(rows.fit[number]), []
+    types = _sampled_types(table.name, columns)
+    for chunk in table.chunks(_columns(used, roles), rows.keep[number]):
+        view = View(chunk, roles)
+        arrays = _encode(found, used, view, encode=encode)
+        yield partial(_number, found, used, view, arrays, start)
+        start += len(view)
+        if types and len(here := np.flatnonzero(sampled[chunk.rows])):
+            some = chunk.frame.select(list(types))[here]
+            # Made anew: texts that are taken out of a chunk keep all texts of the chunk.
+            frames.append(pl.DataFrame(some.to_dict(as_series=False), schema=some.schema))
+    found.samples.append(_sample(rows, number, sampled, frames, types))
+
+
+def _beside(calls: Iterator[Callable[[], None]]) -> None:
+    """Run calls in other threads while the next ones come; only a few wait."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting: deque[Future[None]] = deque()
+        for call in calls:
+            waiting.append(pool.submit(call))
+            if len(waiting) > THREADS:
+                waiting.popleft().result()
+        for each in waiting:
+            each.result()
 
 
 def _columns(used: Sequence[Encoding], roles: Mapping[str, Sequence[str]]) -> list[str]:
@@ -85,10 +116,8 @@ def _columns(used: Sequence[Encoding], roles: Mapping[str, Sequence[str]]) -> li
     return list(dict.fromkeys(wanted))
 
 
-def _encode(
-    found: Look, used: Sequence[Encoding], view: View, here: slice, *, encode: bool
-) -> None:
-    """Take in a chunk; a number for each row is combined from those of its inputs."""
+def _encode(found: Look, used: Sequence[Encoding], view: View, *, encode: bool) -> list[Array]:
+    """Take in a chunk, encoded or checked; the numbers of the inputs that are arrays, for rows."""
     encoded, arrays = [], []
     for each in used:
         writer = found.writers[each.input.key]
@@ -106,6 +135,14 @@ def _encode(
             arrays.append(encoded[-1])
     if encode:
         found.encoded.append(combine(encoded))
+    return arrays
+
+
+def _number(
+    found: Look, used: Sequence[Encoding], view: View, arrays: Sequence[Array], start: int
+) -> None:
+    """A number for each row of a chunk, combined from those of its inputs."""
+    here = slice(start, start + len(view))
     plain = _plain(used, view)
     words = [
         joined([view.chunk.frame[name] for name in view.roles[each.role]])
@@ -122,13 +159,15 @@ def _check_numbers(each: Numeric, view: View) -> None:
     """What encoding numbers would refuse, found without doing it."""
     columns = [view.roles[role][0] for role in each.roles if role in view.roles]
     schema = view.chunk.frame.schema
-    floats = [name for name in columns if schema[name].is_float()]
+    frame = view.chunk.frame
     words = any(schema[name] == pl.String for name in columns)
-    endless = (
-        pl.any_horizontal(pl.col(floats).is_infinite().any()) if floats else pl.lit(value=False)
-    )
-    if words or view.chunk.frame.select(endless).item():
+    if words or any(_endless(frame[name]) for name in columns if schema[name].is_float()):
         as_numbers(view.chunk, columns)
+
+
+def _endless(values: pl.Series) -> bool:
+    """Whether any number is infinite: then the least or the greatest is."""
+    return values.max() == math.inf or values.min() == -math.inf
 
 
 def _plain(used: Sequence[Encoding], view: View) -> list[Array]:

@@ -18,6 +18,8 @@ from plait.data.stores import Array
 HELD = ((1, "valid"), (2, "test"))
 WARNED = 0.01  # the share of held-out rows from which on copies are warned of
 SHOWN = 6
+# Runs of what is no letter or digit, single blanks left out: they are most, and stay as they are.
+_BETWEEN = r"[^\p{L}\p{N} ][^\p{L}\p{N}]*| [^\p{L}\p{N}]+"
 PIECE = 1 << 20  # rows looked at together, to bound memory
 
 
@@ -31,7 +33,7 @@ def joined(columns: Sequence[pl.Series]) -> pl.Series:
 
 def normal_form(texts: pl.Series) -> pl.Series:
     """Texts in lower case, letters and digits only, words one blank apart; others as they are."""
-    plain = texts.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars()
+    plain = texts.str.to_lowercase().str.replace_all(_BETWEEN, " ").str.strip_chars()
     return plain.set(plain == "", None).fill_null(texts)
 
 

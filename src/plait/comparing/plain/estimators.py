@@ -17,6 +17,8 @@ from plait.task import Task
 from plait.weights.files import DamagedError, read_json, write_atomic, write_json
 from plait.weights.states import read_state, write_state
 
+SMALL = 5_000_000  # numbers in a table of which a second thread saves a fraction of a second
+
 
 class Estimators(ABC):
     """Fitted estimators by name.
@@ -244,7 +246,9 @@ class Boosters(Estimators):
     def predict(self, name: str, task: Task, table: Table) -> Array:  # noqa: ARG002
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found: Array = np.asarray(self.boosters[name].predict(table, num_threads=threads()))
+            found: Array = np.asarray(
+                self.boosters[name].predict(table, num_threads=boosting_threads(table))
+            )
         return found
 
     def save(self, folder: Path) -> None:
@@ -283,6 +287,15 @@ def threads() -> int:
     import torch
 
     return torch.get_num_threads()
+
+
+def boosting_threads(table: Table) -> int:
+    """How many threads LightGBM is given: one for a small table.
+
+    Its threads wait for one another busily, several times a leaf: on a small table that costs more
+    than it saves, and where other work shares the cores a hundred times as much.
+    """
+    return threads() if table.size >= SMALL else 1
 
 
 def load_lightgbm() -> Any:

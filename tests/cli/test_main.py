@@ -191,6 +191,17 @@ def test_wrong_times_and_shares(study: Path, capsys: pytest.CaptureFixture[str])
     assert "share" in run("compare", str(study), "--sample", "200%", capsys=capsys)[2]
 
 
+def test_baselines_alone_are_no_success(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild, given = study.parent / "wild.yaml", study.read_text()
+    wild.write_text(given.replace("{passes: 2", "{passes: 12, learning_rate: 1.0e+30"))
+    code, out, err = run("compare", str(wild), "--out", str(tmp_path / "run"), capsys=capsys)
+    assert code == 1
+    assert "not finite in 10 of its steps in a row" in out + err
+    assert "Report:" in out
+
+
 def test_a_finished_run_is_shown_again_and_reported(
     study: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

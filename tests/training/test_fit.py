@@ -302,9 +302,11 @@ def test_when_every_task_is_broken_nothing_moves(tasks):
 
     network = make_network(tasks)
     before = slices(network)
-    run = fit(network, Hopeless(tasks), steps=2)
+    log = EventLog(every=1)
+    run = fit(network, Hopeless(tasks), steps=2, observers=[log])
     assert furthest(before, slices(network)) == 0
     assert set(run.skipped) == set(tasks.names)
+    assert [e["losses"] for e in log.events if e["event"] == "step"] == [{}, {}]
 
 
 # -- optimizers, schedules, precision --------------------------------------------------------------

@@ -185,12 +185,16 @@ def _hand_over(study: Study, *, json: bool) -> None:
 
 
 def finish(study: Study, *, json: bool = False) -> None:
-    """Show what was found and write the report. Exits with 1 where nothing finished."""
+    """Show what was found and write the report.
+
+    Exits with 1 where nothing finished, or nothing but plain baselines.
+    """
     from plait.cli import console, standings
     from plait.comparing.running import done
 
     failures = study.failures()
-    if all(not study.store.finished(cell.key) for cell in study.cells().values()):
+    finished = [c for c in study.cells().values() if study.store.finished(c.key)]
+    if not finished:
         if json:
             told = [asdict(failure) for failure in failures]
             console.dump({"run": str(study.folder), "report": None, "failures": told})
@@ -202,14 +206,16 @@ def finish(study: Study, *, json: bool = False) -> None:
     left = len(study.planned()) - done(study)
     if json:
         console.dump({**plain(results, study.folder, path), "unfinished": left})
-        return
-    standings.show(results)
-    console.say()
-    if left:
-        console.say(
-            f"{left} cells of this run are still to be computed: plait status {study.folder}"
-        )
-    console.say(f"Report: {path}")
+    else:
+        standings.show(results)
+        console.say()
+        if left:
+            console.say(
+                f"{left} cells of this run are still to be computed: plait status {study.folder}"
+            )
+        console.say(f"Report: {path}")
+    if failures and all(cell.strategy.baseline for cell in finished):
+        raise typer.Exit(1)
 
 
 def plain(results: Results, folder: Path, report: Path) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def _places(problem: Problem, signals: Signals) -> Tensor | None:
     if signals.tasks == names:
         return None
     place = {name: number for number, name in enumerate(names)}
-    return torch.tensor([place[name] for name in signals.tasks], device=signals.losses.device)
+    numbers = [place[name] for name in signals.tasks]  # none where every task's loss was no number
+    return torch.tensor(numbers, dtype=torch.long, device=signals.losses.device)
 
 
 def _add(row: Tensor, values: Tensor, places: Tensor | None) -> None:

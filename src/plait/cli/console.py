@@ -92,15 +92,23 @@ def dump(value: Any) -> None:
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Iterable[str] = ()
+    head: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    right: Iterable[str] = (),
+    whole: Iterable[str] = (),
 ) -> Table:
-    """Aligned columns under dim headings; the named ones are aligned to the right."""
+    """Aligned columns under dim headings, those of ``right`` to the right.
+
+    Where the terminal is narrow, others give way before those of ``right`` and ``whole``.
+    """
     from rich.table import Table
 
     found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in head:
         numbers = name in set(right)
-        found.add_column(name, justify="right" if numbers else "left", no_wrap=numbers)
+        kept = numbers or name in set(whole)
+        found.add_column(name, justify="right" if numbers else "left", no_wrap=kept)
     for row in rows:
         found.add_row(*(one_line(cell) if isinstance(cell, str) else cell for cell in row))
     return found

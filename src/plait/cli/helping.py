@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup
@@ -95,3 +96,9 @@ class Command(_Plain, TyperCommand):
 
 class Group(_Plain, TyperGroup):
     """All commands."""
+
+
+def prose(command: Callable[..., None]) -> str:
+    """A docstring with each paragraph in one line, to be wrapped to the width of the terminal."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(each.split()) for each in paragraphs)

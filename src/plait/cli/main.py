@@ -30,7 +30,7 @@ from plait.cli import (
     status,
     validate,
 )
-from plait.cli.helping import Command, Group, epilog
+from plait.cli.helping import Command, Group, epilog, prose
 
 app = typer.Typer(
     name="plait",
@@ -60,7 +60,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
 }
 for name, command in COMMANDS.items():
-    app.command(name, cls=Command, epilog=epilog(name))(command)
+    app.command(name, cls=Command, help=prose(command), epilog=epilog(name))(command)
 
 
 def _version(asked: bool) -> None:

@@ -66,7 +66,8 @@ def _show(family: str, entries: Sequence[Entry]) -> None:
         )
         for entry in entries
     ]
-    console.show(console.table(("method", "what it does", "paper", "needs"), rows))
+    head = ("method", "what it does", "paper", "needs")
+    console.show(console.table(head, rows, whole=("method",)))
     console.say()
 
 

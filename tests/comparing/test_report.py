@@ -214,6 +214,36 @@ def test_the_tasks_picked_are_helped_and_harmed_in_turn(studies):
     assert marks["▼"] >= 10
 
 
+def crowded(results: Results, strategy: str, copies: int = 20) -> Results:
+    """With many strategies as good as one, each a little dearer than the one before."""
+    model = next(s for s in results.standings if s.strategy == strategy)
+    names = [f"copy_{number}" for number in range(copies)]
+    standings = [
+        replace(model, strategy=name, chosen=False, tied=False,
+                cost=replace(model.cost, seconds=(model.cost.seconds or 0) + 10 + number))
+        for number, name in enumerate(names)
+    ]  # fmt: skip
+    scores = [replace(score, strategy=name) for name in names
+              for score in results.scores if score.strategy == strategy]  # fmt: skip
+    return replace(
+        results, standings=[*results.standings, *standings], scores=[*results.scores, *scores]
+    )
+
+
+def test_where_strategies_are_many_the_front_is_named_and_tasks_stand_across(studies):
+    results = crowded(studies["demo"], "pcgrad")
+    page = Page(report.html(results))
+    assert "Named are separate, and those that none beats in both." in page.sections["cost"]
+    assert "Named are" not in Page(report.html(studies["demo"])).sections["cost"]
+    drawn = report.html(results).split("<h2>Quality against cost</h2>")[1].split("</svg>")[0]
+    told = re.sub(r"<title>.*?</title>|aria-label=.[^\"]*", "", drawn, flags=re.DOTALL)
+    assert "separate" in told
+    assert "copy_3" not in told
+    found = tables.heat(tables.Tables(results))
+    assert found.turned
+    assert set(found.across) == {score.task for score in results.scores}
+
+
 def test_a_mean_over_tasks_is_drawn_where_a_study_kept_nothing_else(studies):
     mean = [
         Curve(strategy="joint", seed="0", kind=kind, steps=[0, 1, 2],

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MOST = 12  # panels of one kind; more would not be looked at
 LINES = 6  # named lines in one panel
 LISTED = 12  # figures read out for a picture
+CROWD = 16  # strategies that can all be named in a picture of cost
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
 
@@ -66,10 +67,27 @@ def costs(results: Results) -> list[Panel]:
             _cost_plot(inside, axis, write),
         )  # fmt: skip
         unit = " parameters" if title == "size" else ""
-        note = [f"{s.strategy} ({numbers.figure(s.gain, signed=True)} %, {write(value)}{unit})"
-                for s, value in outside]  # fmt: skip
-        drawn.append(replace(found, note=f"Outside: {', '.join(note)}." if note else ""))
+        far = [f"{s.strategy} ({numbers.figure(s.gain, signed=True)} %, {write(value)}{unit})"
+               for s, value in outside]  # fmt: skip
+        notes = [f"Outside: {', '.join(far)}."] if far else []
+        if len(inside) > CROWD:
+            notes.append("Named are separate, and those that none beats in both.")
+        drawn.append(replace(found, note=" ".join(notes)))
     return drawn
+
+
+def _named(points: Sequence[Point]) -> list[Point]:
+    """All where they are few; else the chosen one, ``separate``, and the front of gain and cost."""
+    if len(points) <= CROWD:
+        return list(points)
+
+    def beaten(one: Point) -> bool:
+        gain, cost = one[0].gain.value or 0.0, one[1]
+        return any((s.gain.value or 0.0) > gain and value < cost for s, value in points)
+
+    return [
+        one for one in points if one[0].chosen or one[0].strategy == "separate" or not beaten(one)
+    ]
 
 
 def _near(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
@@ -107,8 +125,13 @@ def _cost_plot(
         above = ax.transAxes.transform((0, 1))[1]
         taken = [(left, zero - 1, right, zero + 1)]
         taken.append((left, above, left + LETTER * len(title), above + 20))
-        taken += [box for standing, value in points for box in _point(ax, standing, value)]
-        _label(ax, points, taken)
+        named = _named(points)
+        for standing, value in points:
+            if (standing, value) not in named:
+                mark = "s" if standing.baseline else "o"
+                ax.plot([value], [standing.gain.value], mark, color=TOKENS["muted"], markersize=4)
+        taken += [box for standing, value in named for box in _point(ax, standing, value)]
+        _label(ax, named, taken)
 
     return draw
 

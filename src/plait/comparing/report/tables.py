@@ -17,6 +17,7 @@ from plait.comparing.report.whiskers import Scale, Shades, verdict, whisker
 from plait.comparing.results import UNDEFINED, Interval, Results, Standing, TaskScore
 
 SHOWN = 40  # tasks in a table before the rest is left to the script, the CSV or a summary
+ACROSS = 12  # strategies that stand side by side on a page
 NAMED = 2  # helped or harmed tasks named in a row of the leaderboard
 DATA_BUDGET = 1_000_000  # bytes of figures in the page
 MARKS = {"help": "▲", "harm": "▼", "noise": "≈", "none": ""}
@@ -221,7 +222,8 @@ def heat(tables: Tables) -> Heat | None:
     tasks = sorted(tasks, key=order)
     networks = [s.strategy for s in standings if not s.baseline] or ways
     shades = Shades.of(tables.gain(way, task) for way in networks for task in tasks)
-    turned = len(tasks) <= min(len(ways), 6)
+    few = len(tasks) <= 6 or len(ways) > ACROSS  # the shorter side across, where it matters
+    turned = len(tasks) <= len(ways) and few
     down, across = (ways, tasks) if turned else (tasks, ways)
     cells = [[_cell(tables, *((a, b) if turned else (b, a)), shades) for b in across] for a in down]
     return Heat(

@@ -129,7 +129,9 @@ def _cost_plot(
         for standing, value in points:
             if (standing, value) not in named:
                 mark = "s" if standing.baseline else "o"
-                ax.plot([value], [standing.gain.value], mark, color=TOKENS["muted"], markersize=4)
+                ax.plot(
+                    [value], [standing.gain.value or 0.0], mark, color=TOKENS["muted"], markersize=4
+                )
         taken += [box for standing, value in named for box in _point(ax, standing, value)]
         _label(ax, named, taken)
 

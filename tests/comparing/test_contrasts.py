@@ -58,6 +58,12 @@ def test_undefined_blocks_are_left_out_and_a_way_without_one_is_not_compared():
         contrasts({"base": base}, "joint")
 
 
+def test_a_task_that_the_reference_has_nothing_of_is_left_out():
+    base = np.array([[0.5, 0.5], [0.0, 0.0]])  # no per cent of 0
+    found = {each.strategy: each for each in contrasts({"a": base, "b": base + 0.1}, "a")}
+    assert (found["b"].blocks, found["b"].difference) == (2, pytest.approx(20.0))
+
+
 def test_of_many_ways_that_are_noise_none_is_significant_and_a_better_one_is():
     random = np.random.default_rng(0)
     base = 0.8 + 0.02 * random.normal(size=(12, 3))

@@ -56,14 +56,14 @@ def contrasts(blocks: Mapping[str, Floats], against: str) -> list[Contrast]:
     if against not in blocks:
         raise ValueError(f"no strategy {against!r} to compare with")
     base = blocks[against]
-    size = np.abs(_row_means(base))[:, None]
+    size = np.broadcast_to(np.abs(_row_means(base))[:, None], base.shape)
     there = np.isfinite(base) & (size > 0)
     kept = {name: values for name, values in blocks.items() if np.isfinite(values[there]).all()}
     if not there.any():
         return []
     ranks = mean_ranks({name: values[there] for name, values in kept.items()})
     found = [
-        _against(name, against, ranks[name], (100 * (values - base) / size)[there])
+        _against(name, against, ranks[name], 100 * (values - base)[there] / size[there])
         for name, values in kept.items()
     ]
     single = {each.strategy: each.p for each in found if each.p is not None}

@@ -25,7 +25,10 @@ def read_seeds(given: Mapping[str, int] | int | None) -> dict[str, int]:
 
 
 def with_baselines(given: Mapping[str, Strategy], plan: Plan) -> dict[str, Strategy]:
-    """The strategies with ``separate`` first and the plain baselines that are not among them."""
+    """The strategies with ``separate`` first, what stands beside some, and the plain baselines.
+
+    None is added that is there already.
+    """
     from plait.comparing.plain.fitting import poolable
 
     added: dict[str, Any] = {REFERENCE: REFERENCE, "prior": "prior"}
@@ -43,6 +46,9 @@ def with_baselines(given: Mapping[str, Strategy], plan: Plan) -> dict[str, Strat
     if REFERENCE in given and given[REFERENCE].card.name != REFERENCE:
         raise ValueError(f"the label {REFERENCE!r} is kept for one network per task")
     found = {REFERENCE: given.get(REFERENCE) or resolve("strategy", REFERENCE), **given}
+    for label, strategy in given.items():
+        for name, spelled in strategy.beside().items():
+            added[f"{label}_{name}"] = spell(resolve("strategy", spelled))
     for label, spelled in added.items():
         if label not in found and spelled not in there:
             found[label] = resolve("strategy", spelled)

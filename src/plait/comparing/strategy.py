@@ -42,6 +42,10 @@ class Strategy(Method):
         """What it is, for people who do not know the name."""
         return self.card.summary
 
+    def beside(self) -> Mapping[str, Any]:
+        """The strategies, as written in a study, that it must be compared with, by short names."""
+        return {}
+
     def seconds(self, plan: Plan) -> float:  # noqa: ARG002
         """About how long :meth:`run` takes, from a few timed steps; 0 where it hardly counts."""
         return 0.0

@@ -59,6 +59,7 @@ PLAIN = frozenset(
         "strategy.separate",
         "strategy.joint",
         "strategy.adapt",
+        "strategy.equal_lora",
         "strategy.experts",
         "strategy.warm_up",
         "strategy.merge",

@@ -4,9 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import Linear
 
+from plait.comparing.baselines import with_baselines
+from plait.comparing.building import make_network
 from plait.comparing.cells import make, ordered
 from plait.comparing.strategies.adapt import Adapt
+from plait.comparing.strategies.equal_lora import EqualLora, trained
 from plait.comparing.strategies.merge import Merge
 from plait.testing.strategies import toy_plan
 
@@ -42,6 +46,13 @@ def test_the_second_stage_goes_on_from_the_trained_first(tmp_path):
         assert torch.equal(trained[name], parameter)
 
 
+def test_what_cannot_work_is_told_before_anything_runs():
+    with pytest.raises(ValueError, match="prompt adapts transformers, and the encoder has none"):
+        Adapt(method="prompt").check(PLAN)
+    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
+        Adapt(share=0.0)
+
+
 def test_a_network_that_trains_as_a_whole_has_no_adapters(tmp_path):
     done = {}
     for number, cell in enumerate(ordered([make(PLAN, Adapt(method="full"), 0)])):
@@ -53,13 +64,6 @@ def test_a_network_that_trains_as_a_whole_has_no_adapters(tmp_path):
     for name, value in warm.trunk.state_dict().items():
         if name.endswith("weight"):
             assert not torch.equal(trained[name], value), name
-
-
-def test_what_cannot_work_is_told_before_anything_runs():
-    with pytest.raises(ValueError, match="prompt adapts transformers, and the encoder has none"):
-        Adapt(method="prompt").check(PLAN)
-    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
-        Adapt(share=0.0)
 
 
 def run(strategy, folder, plan=PLAN):
@@ -107,3 +111,41 @@ def test_what_tasks_store_and_take_of_experts_is_told(tmp_path):
         torch.testing.assert_close(torch.tensor(use["load"]), logits.softmax(1), rtol=0, atol=1e-3)
         assert use["experts"] == ["shared expert 1", "shared expert 2"]
         assert use["tasks"] == list(names)
+
+
+def test_a_lora_of_equal_size_stands_beside_any_adapter():
+    start = make_network(PLAN, 0)
+    sides = [m.in_features + m.out_features for m in start.trunk.modules() if isinstance(m, Linear)]
+    each = len(PLAN.tasks) * sum(sides)
+    for method in ({"mtl_lora": {"rank": 4}}, {"moe_lora": {"rank": 2, "experts": 2}}):
+        wanted = trained(start, method)
+        lora = EqualLora(to=method)._lora(start)["lora"]
+        assert abs(lora["rank"] * each - wanted) <= each / 2
+        assert lora["alpha"] == 2 * lora["rank"]
+    least = min(min(m.weight.shape) for m in start.trunk.modules() if isinstance(m, Linear))
+    for method, rank in (("head_only", 1), (FUSED, least)):
+        assert EqualLora(to=method)._lora(start)["lora"]["rank"] == rank
+    assert trained(start, {"lora": {"rank": 3}}) == 3 * each
+    first = trained(start, FUSED["adapter_fusion"]["sources"])
+    assert trained(start, FUSED) > first
+    assert "as many parameters as mtl_lora" in EqualLora(to="mtl_lora").words()
+
+
+def test_a_study_adds_the_lora_of_equal_size_to_adapters_that_are_none():
+    given = {
+        "mixed": Adapt(method={"moe_lora": {"rank": 2, "experts": 2}}, share=0.5),
+        "lora": Adapt(method=LORA),
+        "heads": Adapt(method="head_only"),
+    }
+    found = with_baselines(given, PLAN)
+    added = {label for label, one in found.items() if one.card.name == "equal_lora"}
+    assert added == {"mixed_lora"}
+    assert found["mixed_lora"].share == 0.5
+    assert found["mixed_lora"].to.experts == 2
+
+
+def test_the_lora_of_equal_size_is_trained_as_adapters_are(tmp_path):
+    found = run(EqualLora(to={"lora": {"rank": 3}}), tmp_path)["equal_lora"]
+    assert found.evidence["rank"] == 3
+    assert found.evidence["adapters"]["trained"] == found.evidence["wanted"]
+    assert found.evidence["passes"] == 8

@@ -21,7 +21,9 @@ from plait.comparing.plan import Plan
 from plait.comparing.strategy import Started, Strategy
 from plait.comparing.timing import seconds_of
 from plait.data.mixing import feed_for
-from plait.method import Card, Method, Need
+from plait.method import Card, Method, Need, spell
+
+PLAIN = ("lora", "head_only", "full")  # what a LoRA of equal size says nothing new about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,14 @@ class Adapt(Started):
         if self._adapter().whole:
             return "one network from a common start, every weight of it trained for all tasks"
         return f"{name} adapters per task on one frozen network"
+
+    def beside(self) -> Mapping[str, Any]:
+        """A plain LoRA of as many parameters."""
+        adapter = self._adapter()
+        if adapter.card.name in PLAIN:
+            return {}
+        settings = {"to": spell(adapter), "start": self.start, "share": self.share}
+        return {"lora": {"equal_lora": settings}}
 
     def requires(self, plan: Plan) -> Mapping[str, Strategy]:
         """The common start, or the network with the adapters of the first stage."""

@@ -7,6 +7,7 @@ from merging_nets import TASKS, net, net_bench, net_pool
 from torch import nn
 
 from plait.merging.base import Have
+from plait.merging.mats import Mats
 from plait.merging.modules import ModuleBench
 from plait.merging.pool import Pool
 from plait.merging.regmean import RegMean
@@ -112,3 +113,31 @@ def test_a_bad_alpha_is_refused():
         RegMean(alpha=2)
     with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
         RegMean(rows=0)
+
+
+def test_a_convolution_is_least_squares_on_what_its_outputs_are_formed_of():
+    def made(seed):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            conv = nn.Conv2d(2, 3, 3, stride=2, padding=1, dilation=1, bias=False)
+        return nn.Sequential(conv, nn.Flatten()).double()
+
+    experts = {task: made(number) for number, task in enumerate("ab")}
+    inputs = {task: torch.from_numpy(np.random.default_rng(ord(task)).normal(size=(6, 2, 5, 5)))
+              for task in "ab"}  # fmt: skip
+    with torch.random.fork_rng():
+        heads = {task: nn.Linear(27, 2).double() for task in "ab"}
+    states = {t: {k: v.numpy() for k, v in e.state_dict().items()} for t, e in experts.items()}
+    bench = ModuleBench(made(5), heads, inputs)
+    merged = RegMean(alpha=1.0).merge(Pool(states), Have(bench=bench)).tensors["0.weight"]
+    rows, wanted = [], []
+    for task, expert in experts.items():
+        patches = nn.functional.unfold(inputs[task], 3, stride=2, padding=1).transpose(1, 2)
+        rows.append(patches.reshape(-1, 18))
+        wanted.append(expert[0](inputs[task]).detach().flatten(2).transpose(1, 2).reshape(-1, 3))
+    solution = np.linalg.lstsq(torch.cat(rows).numpy(), torch.cat(wanted).numpy(), rcond=None)[0]
+    np.testing.assert_allclose(merged.reshape(3, -1), solution.T, rtol=1e-9)
+    matched = Mats(subspace="gram", tolerance=1e-12).merge(Pool(states), Have(bench=bench))
+    np.testing.assert_allclose(matched.tensors["0.weight"].reshape(3, -1), solution.T, rtol=1e-7)
+    both = Mats(steps=2).merge(Pool(states), Have(bench=bench))
+    assert both.evidence["solved"]["0.weight"]["residual"] < 1

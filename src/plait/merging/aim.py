@@ -103,7 +103,8 @@ class Aim(Merger):
         for name, site in sites.items():
             means = stacked(found, site, 0, site.size).mean(0, dtype=np.float64)
             shares[name] = means / (means.max() or 1.0)
-        return {site.name: shares[site.name] for site in pool.sites if site.name in shares}
+        flat = [site.name for site in pool.sites if len(site.shape) < 3]  # no convolutions
+        return {name: shares[name] for name in flat if name in shares}
 
     def _magnitudes(self) -> Magnitudes:
         return Magnitudes(rows=self.rows, size=self.batch, seed=self.seed)

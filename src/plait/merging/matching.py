@@ -7,6 +7,7 @@ Likeness may come from weights (:func:`match_weights`, :func:`correlations`) or 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -16,6 +17,35 @@ from plait.merging.units import Axis, Units, aligned
 
 ROUNDS = 100
 GAIN = 1e-12  # a smaller gain of a round is rounding
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over ``count`` samples of values [k] and of their products [k, k], in float64."""
+
+    products: Array
+    sums: Array
+    count: int
+
+    def __add__(self, other: Moments) -> Moments:
+        """Those over the samples of both."""
+        return Moments(
+            self.products + other.products, self.sums + other.sums, self.count + other.count
+        )
+
+    def correlations(self) -> Array:
+        """Correlations [k, k] of the values; one that is always the same correlates with none."""
+        spans = self.products - np.outer(self.sums, self.sums) / max(self.count, 1)
+        spread = np.sqrt(np.maximum(np.diagonal(spans), 0))
+        scale = np.outer(spread, spread)
+        return np.asarray(np.divide(spans, scale, out=np.zeros_like(spans), where=scale > 0))
+
+    def nearness(self) -> Array:
+        """Minus the distances [d, d] of values of one model (rows) and another, k being 2 d."""
+        half = len(self.sums) // 2
+        squares = np.diagonal(self.products)
+        both = squares[:half, None] + squares[half:] - 2 * self.products[:half, half:]
+        return np.asarray(-np.sqrt(np.maximum(both, 0)))
 
 
 def assigned(likeness: Array) -> Array:
@@ -114,10 +144,7 @@ def correlations(pool: Pool, units: Units, group: str, plan: Mapping[str, Array]
         products += rows @ rows.T
         sums += rows.sum(1)
         count += rows.shape[1]
-    products -= np.outer(sums, sums) / max(count, 1)
-    spread = np.sqrt(np.maximum(np.diagonal(products), 0))
-    scale = np.outer(spread, spread)
-    return np.asarray(np.divide(products, scale, out=np.zeros_like(products), where=scale > 0))
+    return Moments(products, sums, count).correlations()
 
 
 def _rows(

@@ -2,14 +2,14 @@
 
     (Σ_m C_m) vec W = Σ_m C_m vec W_m,   C_m = O_m ⊗ G_m
 
-for the weight W [o, n] of every linear layer, G_m [n, n] the mean of x xᵀ over the inputs x that
-reach it when model m runs on rows of its own task and O_m [o, o] that of the gradients at its
-outputs (K-FAC's Fisher information, labels in exact expectation). ``subspace`` "gram" sets O_m to
-the identity (RegMean's system), "fisher" takes the diagonal of the Fisher information, for every
-tensor, and "identity" neither, so that the average solves it. At most ``steps`` iterations are
-taken, from the models' average or, with ``start`` a number, from the base plus that multiple of the
-task vectors; a singular system keeps its start where no data point. Off their diagonals G_m and O_m
-are multiplied by ``alpha``. Other tensors are averaged.
+for the weight W [o, n] of every linear layer, or convolution laid out flat, G_m [n, n] the mean of
+x xᵀ over the inputs x that reach it when model m runs on rows of its own task and O_m [o, o] that
+of the gradients at its outputs (K-FAC's Fisher information, labels in exact expectation).
+``subspace`` "gram" sets O_m to the identity (RegMean's system), "fisher" takes the diagonal of the
+Fisher information, for every tensor, and "identity" neither, so that the average solves it. At most
+``steps`` iterations are taken, from the models' average or, with ``start`` a number, from the base
+plus that multiple of the task vectors; a singular system keeps its start where no data point. Off
+their diagonals G_m and O_m are multiplied by ``alpha``. Other tensors are averaged.
 
 >>> import numpy as np, torch
 >>> from plait.merging.base import Have
@@ -143,8 +143,7 @@ class Mats(Merger):
             deltas, base = pool.block(site, 0, site.size, against_base=True)
             assert base is not None
             start = base + self.start * added(deltas.astype(np.float64))
-        shape = site.shape or (1,)
-        return start.reshape(shape), values.reshape(-1, *shape)
+        return start.reshape(_flat(site)), values.reshape(-1, *_flat(site))
 
     def _system(self, found: Found, site: Site) -> tuple[Operator, ...] | None:
         """The C_m, by model; None for a tensor that they do not know."""
@@ -153,8 +152,8 @@ class Mats(Merger):
             return None
         if self.subspace == "fisher":
             shares = stacked(found[0], site, 0, site.size).astype(np.float64)
-            return tuple(_diagonal(share.reshape(site.shape or (1,))) for share in shares)
-        sides = site.shape[::-1]
+            return tuple(_diagonal(share.reshape(_flat(site))) for share in shares)
+        sides = _flat(site)[::-1]
         matrices = [
             [damped(one.reshape(side, side), self.alpha) for one in stacked(by, site, 0, side**2)]
             for by, side in zip(found, sides, strict=False)
@@ -185,6 +184,11 @@ class Mats(Merger):
         step, _ = cg(operator, right, rtol=self.tolerance, maxiter=most, callback=count)
         left = float(np.linalg.norm(right - total(step))) / size
         return start + step.reshape(start.shape), {"steps": taken[0], "residual": left}
+
+
+def _flat(site: Site) -> tuple[int, ...]:
+    """A tensor's shape as a matrix of outputs by inputs, or as a vector."""
+    return (site.shape[0], site.size // site.shape[0]) if len(site.shape) > 1 else (site.size,)
 
 
 def _diagonal(share: Array) -> Operator:

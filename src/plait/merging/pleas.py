@@ -1,13 +1,16 @@
-"""PLeaS, from weights: units of two models that match become one, the others stay side by side.
+"""PLeaS: units of two models that match become one, the others stay side by side.
 
 The second model's units are put into the first's order by the assignment with the largest inner
-products of their weights. Of every group of d units the share 1 − ρ whose matched weights agree
+products of their weights or, with ``by="activations"``, the smallest distances between their
+activations on unlabelled rows of both tasks. Of every group of d units the share 1 − ρ that agree
 most is merged, the others of both models are kept, so that the group grows to d (1 + ρ). With
 inputs [z, i₁, i₂] and outputs alike (z merged, i_m and o_m kept by model m)
 
     W_zz = ½ (W₁ + W₂),   W_oₘz = W_m,   W_zi_m = ½ W_m,   W_oₘiₘ = W_m,   W_o₁i₂ = W_o₂i₁ = 0
 
-in the order matched, and the mean along axes that no group stands along (inputs, outputs). ρ is
+in the order matched, and the mean along axes that no group stands along (inputs, outputs). With
+``fit`` each layer is then, from there on, the least squares of its outputs in both models, joined
+so, on their inputs, joined so (:mod:`plait.merging.fitting`); W_o₁i₂ and W_o₂i₁ stay 0. ρ is
 ``separate``: at 0 the models are averaged in one order, at 1 they stand side by side and the output
 is exactly the mean of theirs. ``rules`` are as for zipit. With ρ above 0 the module that loads the
 result has to be built with the widths that the evidence tells.
@@ -29,10 +32,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from plait.merging.base import Have, Merged, Merger
-from plait.merging.matching import likeness, match_weights
+from plait.merging.fitting import fitted
+from plait.merging.matching import assigned, likeness, match_weights
 from plait.merging.pool import Array, Pool
-from plait.merging.units import merge_units, units
-from plait.method import Card, Paper
+from plait.merging.units import Units, merge_units, units
+from plait.method import Card, Need, Paper
 from plait.weights.sinks import Sink
 
 
@@ -72,8 +76,9 @@ class Pleas(Merger):
             url="https://arxiv.org/abs/2407.02447",
         ),
         deviations=(
-            "without inputs there is no least squares: the result is where the authors' begins",
-            "for units that do not correlate that beginning solves the least squares",
+            "where not told otherwise weights are matched and no least squares follow",
+            "least squares are solved in closed form; the authors take 400 steps of Adam",
+            "distances are taken over all rows; the authors add up those over batches",
             "outputs are the mean of both models'; the authors also keep a head for each",
             "one share for all groups; the authors find one for each under a budget of operations",
             "the count kept is exact; the authors take all pairs below a quantile",
@@ -82,25 +87,58 @@ class Pleas(Merger):
     count: ClassVar[int | None] = 2
     separate: float = 0.0
     rules: Mapping[str, Sequence[str | None]] | Literal["sequence"] | None = None
+    by: Literal["weights", "activations"] = "weights"
+    fit: bool = False
+    rows: int = 256
+    batch: int = 32
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.separate <= 1:
             raise ValueError(f"separate is a share from 0 to 1, not {self.separate:g}")
+        if self.rows < 1 or self.batch < 1:
+            raise ValueError("rows and batch must be at least 1")
 
     @classmethod
     def examples(cls) -> tuple[Mapping[str, Any], ...]:
         """Units found from names, and units said by rules."""
         return ({}, {"rules": {"trunk.weight": ["units", None], "trunk.bias": ["units"]}})
 
-    def run(self, pool: Pool, have: Have, sink: Sink, workers: int) -> Merged:  # noqa: ARG002
-        """Match, decide which pairs stay apart, and merge."""
+    def needs(self) -> frozenset[Need]:
+        """Unlabelled rows for activations and for least squares."""
+        looks = self.fit or self.by == "activations"
+        return frozenset({Need.UNLABELLED} if looks else ())
+
+    def run(self, pool: Pool, have: Have, sink: Sink, workers: int) -> Merged:
+        """Match, decide which pairs stay apart, merge, and fit."""
         found = units(pool, self.rules)
-        order = match_weights(pool, found)
-        homes = {group: rows[1] for group, rows in order.items()}
-        plan = {}
-        for group, rows in order.items():
-            alike = likeness(pool, found, list(found.of(group)), homes, 1)
-            plan[group] = partial_homes(alike, rows, self.separate)
+        plan = self._plan(pool, have, found)
         widths = {group: int(rows.max()) + 1 for group, rows in plan.items()}
-        evidence = {"units": dict(found.sizes), "widths": widths}
-        return merge_units(pool, found, plan, sink, workers, evidence)
+        evidence: dict[str, Any] = {"units": dict(found.sizes), "widths": widths}
+        instead = None
+        if self.fit:
+            from plait.merging.activations import of_layers  # loads torch
+
+            rows = {"rows": self.rows, "size": self.batch, "seed": self.seed}
+            instead = fitted(pool, found, plan, of_layers(have.live, pool, **rows))
+            evidence["fitted"] = sorted(instead)
+        return merge_units(pool, found, plan, sink, workers, evidence, instead=instead)
+
+    def _plan(self, pool: Pool, have: Have, found: Units) -> dict[str, Array]:
+        """Homes [2, d] by group."""
+        plan = {}
+        if self.by == "activations":
+            from plait.merging.activations import of_units  # loads torch
+
+            rows = {"rows": self.rows, "size": self.batch, "seed": self.seed}
+            for group, moments in of_units(have.live, pool, found, **rows).items():
+                near = moments.nearness()
+                order = np.stack([np.arange(len(near)), assigned(near)])
+                plan[group] = partial_homes(near, order, self.separate)
+            return plan
+        matched = match_weights(pool, found)
+        homes = {group: rows[1] for group, rows in matched.items()}
+        for group, order in matched.items():
+            alike = likeness(pool, found, list(found.of(group)), homes, 1)
+            plan[group] = partial_homes(alike, order, self.separate)
+        return plan

@@ -2,9 +2,10 @@
 
     W = argmin_W Σ_m 1/N_m ‖X_m (W − W_m)ᵀ‖² = (Σ_m W_m G_m)(Σ_m G_m)⁻¹,   G_m = X_mᵀX_m / N_m
 
-for the weight W [o, n] of every linear layer, where X_m [N_m, n] are the inputs that reach it when
-model m runs on rows of its own task. Off the diagonal G_m is multiplied by ``alpha``, which keeps
-the sum well away from singular. All other tensors are averaged.
+for the weight W [o, n] of every linear layer, or convolution laid out flat, where X_m [N_m, n] are
+the inputs that reach it when model m runs on rows of its own task. Off the diagonal G_m is
+multiplied by ``alpha``, which keeps the sum well away from singular. All other tensors are
+averaged.
 
 >>> import numpy as np, torch
 >>> from plait.merging.base import Have
@@ -86,9 +87,9 @@ class RegMean(Merger):
                 stop = min(start + step, site.size)
                 values, _ = pool.block(site, start, stop, against_base=False)
                 if site.name in solved:
-                    side = site.shape[1]
+                    side = site.size // site.shape[0]
                     systems = stacked(grams, site, 0, side**2).reshape(-1, side, side)
-                    values = values.reshape(-1, *site.shape)
+                    values = values.reshape(len(pool), site.shape[0], side)
                     merged = regressed(values, systems, self.alpha).reshape(-1)
                 else:
                     merged = added(values) / values.dtype.type(len(pool))

@@ -2,11 +2,11 @@
 
     W = (Σ_m W_m G_m)(Σ_m G_m)⁻¹,   G_m = 1/N_m Σ_x x xᵀ
 
-for the weight W [o, n] of every linear layer of a block, where x [n] are the inputs that reach it
-when *model m's* block runs, on rows of m's own task, behind the *merged* blocks before it. Off the
-diagonal G_m is multiplied by ``alpha``. All other tensors are averaged. Layers whose names have the
-same number are one block; a layer without a number is a block of its own. Blocks follow one another
-as they run.
+for the weight W [o, n] of every linear layer or convolution of a block, where x [n] are the inputs
+that reach it when *model m's* block runs, on rows of m's own task, behind the *merged* blocks
+before it. Off the diagonal G_m is multiplied by ``alpha``. All other tensors are averaged. Layers
+whose names have the same number are one block; a layer without a number is a block of its own.
+Blocks follow one another as they run.
 
 >>> import numpy as np, torch
 >>> from plait.merging.base import Have
@@ -116,7 +116,7 @@ class RegMeanPlus(Merger):
             site = sites[name]
             values, _ = pool.block(site, 0, site.size, against_base=False)
             systems = np.stack([found[name] for found in grams])
-            merged = regressed(values.reshape(-1, *site.shape), systems, self.alpha)
+            merged = regressed(values.reshape(len(pool), site.shape[0], -1), systems, self.alpha)
             put(bench.weights[name], 0, merged.reshape(-1))
 
     def _blocks(self, pool: Pool, bench: Bench) -> list[list[str]]:

@@ -260,38 +260,61 @@ def merge_units(
     sink: Sink,
     workers: int,
     evidence: Mapping[str, Any],
+    *,
+    instead: Mapping[str, Array] | None = None,
 ) -> Merged:
-    """Merge a pool's tensors by a plan of homes [M, d] by group, into a sink."""
-    widths = {group: int(homes.max()) + 1 for group, homes in plan.items()}
-    shares = {group: np.bincount(homes.reshape(-1)) for group, homes in plan.items()}
+    """Merge a pool's tensors by a plan of homes [M, d] by group, into a sink.
+
+    ``instead`` has the values of tensors that are not to be merged so, by their names.
+    """
     sources: dict[str, Site] = {}
     for site in pool.sites:
         shape = list(site.shape)
         for one in units.axes.get(site.name, ()):
-            shape[one.axis] = widths[one.group] * one.span
+            shape[one.axis] = (int(plan[one.group].max()) + 1) * one.span
         sources[site.name] = replace(site, shape=tuple(shape))
     origins = {site.name: site for site in pool.sites}
+    given = instead or {}
 
     def place(site: Site) -> None:
-        source, axes = origins[site.name], units.axes.get(site.name, ())
-        values, _ = pool.block(source, 0, source.size, against_base=False)
-        total = np.zeros(site.shape, site.working)
-        for model, own in enumerate(values.reshape(len(pool), *source.shape)):
-            found = own
-            for one in axes:
-                found = _gathered(found, one, plan[one.group][model], widths[one.group])
-            total += found
-        written = [one for one in axes if one.writes]
-        for one in written:
-            counts = np.repeat(shares[one.group], one.span).astype(site.working)
-            total /= np.expand_dims(counts, [a for a in range(total.ndim) if a != one.axis])
-        if not written:
-            total /= len(pool)
-        flat = total.reshape(-1)
+        values = given.get(site.name)
+        if values is None:
+            values = joined(pool, units, plan, origins[site.name])
+        flat = values.reshape(-1).astype(site.working, copy=False)
         sink.write(site, 0, stored(flat, site, allow_nonfinite=pool.allow_nonfinite))
 
     write(pool, sink, place, sites=list(sources.values()), workers=workers)
     return Merged(tensors=sink.tensors, evidence=evidence)
+
+
+def joined(pool: Pool, units: Units, plan: Mapping[str, Array], site: Site) -> Array:
+    """One tensor merged by a plan."""
+    axes = units.axes.get(site.name, ())
+    values, _ = pool.block(site, 0, site.size, against_base=False)
+    total: Array = np.zeros(0)
+    for model, own in enumerate(values.reshape(len(pool), *site.shape)):
+        found = own
+        for one in axes:
+            homes = plan[one.group]
+            found = _gathered(found, one, homes[model], int(homes.max()) + 1)
+        total = found.copy() if not model else total + found
+    written = [one for one in axes if one.writes]
+    for one in written:
+        counts = np.repeat(np.bincount(plan[one.group].reshape(-1)), one.span)
+        shape = [a for a in range(total.ndim) if a != one.axis]
+        total /= np.expand_dims(counts.astype(site.working), shape)
+    return total if written else total / site.working.type(len(pool))
+
+
+def membership(homes: Array, span: int) -> sparse.csr_array:
+    """What makes every place the mean of what is sent there, [d′ n, M d n] by entries.
+
+    ``homes`` are [M, d] below d′, of units that have ``span`` entries each.
+    """
+    count = homes.size
+    member = sparse.csr_array((np.ones(count), (homes.reshape(-1), np.arange(count))))
+    member = sparse.diags_array(1 / member.sum(1)) @ member
+    return sparse.csr_array(sparse.kron(member, sparse.eye_array(span)))
 
 
 def _gathered(values: Array, one: Axis, homes: Array, width: int) -> Array:

@@ -1,7 +1,9 @@
-"""What goes into a network's linear layers: Gram matrices and magnitudes of their inputs.
+"""What goes into a network's layers: Gram matrices and magnitudes of their inputs.
 
-Padding does not count: where a module is called with an ``attention_mask`` [rows, positions], the
-inputs of the layers inside are those of the positions that it keeps.
+The layers are linear ones and convolutions without groups; the inputs of a convolution are what
+each of its outputs is formed of, in the order of its weight's other axes. Padding does not count:
+where a module is called with an ``attention_mask`` [rows, positions], the inputs of the layers
+inside are those of the positions that it keeps.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from plait.merging.bench import Bench, array
 from plait.merging.pool import Array
 from plait.merging.statistics.base import Statistic
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BLOCK = 256  # columns of a Gram matrix in one product: wide enough for its speed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs(Statistic):
-    """A mean over the inputs [n] of every linear layer, by the name of its weight.
+    """A mean over the inputs [n] of every layer, by the name of its weight.
 
     With ``only`` of those layers alone. A subclass that wants ``scales`` is also told of modules
     whose own weight is a vector as long as what goes in (layer norms).
@@ -47,13 +50,12 @@ class Inputs(Statistic):
         totals: dict[str, tuple[Tensor, int]] = {}
         last: list[tuple[Tensor, Tensor, int]] = []  # layers side by side are given one tensor
 
-        def add(name: str, inputs: Tensor, real: Tensor | None) -> None:
+        def add(name: str, layer: nn.Module, given: Tensor, _: Tensor, real: Tensor | None) -> None:
             if self.only is not None and name not in self.only:
                 return
-            if not last or last[0][0] is not inputs:
-                kept = real is not None and real.shape == inputs.shape[:-1]
-                rows = inputs[real] if kept else inputs.flatten(0, -2)
-                last[:] = [(inputs, self.fold(rows).double(), len(rows))]
+            if not last or last[0][0] is not given or isinstance(layer, CONVOLUTIONS):
+                inputs = columns(layer, given, real)
+                last[:] = [(given, self.fold(inputs).double(), len(inputs))]
             _, folded, count = last[0]
             before, counted = totals.get(name, (torch.zeros_like(folded), 0))
             totals[name] = before.add_(folded), counted + count
@@ -70,7 +72,7 @@ class Inputs(Statistic):
 
 
 class Grams(Inputs):
-    """Σ x xᵀ / N over the inputs x [n] of every linear layer, [n, n]."""
+    """Σ x xᵀ / N over the inputs x [n] of every layer, [n, n]."""
 
     name: ClassVar[str] = "grams"
 
@@ -88,7 +90,7 @@ class Grams(Inputs):
 
 
 class Magnitudes(Inputs):
-    """Σ |x| / N over the inputs x [n] of every linear layer and every layer norm, [n]."""
+    """Σ |x| / N over the inputs x [n] of every layer and every layer norm, [n]."""
 
     name: ClassVar[str] = "magnitudes"
     scales: ClassVar[bool] = True
@@ -100,8 +102,10 @@ class Magnitudes(Inputs):
 
 @contextmanager
 def listening(module: nn.Module, heard: Any, *, scales: bool = False) -> Iterator[None]:
-    """Inside, ``heard(name of the weight, inputs [..., n], mask or None)`` is told of every linear
-    layer that runs, and with ``scales`` of every module that multiplies channels by its weight.
+    """Inside, ``heard`` is told of every layer that runs, and with ``scales`` of layer norms too.
+
+    It is given the name of the weight, the module, inputs [..., n], outputs [..., o], and which
+    positions [...] are no padding, or None where all are.
     """
     masks: list[Tensor | None] = [None]
 
@@ -111,14 +115,16 @@ def listening(module: nn.Module, heard: Any, *, scales: bool = False) -> Iterato
             masks[0] = mask.bool()
 
     def layer(name: str) -> Any:
-        return lambda _, given: heard(name, given[0], masks[0])
+        def ran(one: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+            mask = masks[0]
+            fits = mask is not None and mask.shape == given[0].shape[:-1]
+            heard(name, one, given[0], made, mask if fits else None)
 
-    handles = []
-    for path, one in module.named_modules():
-        handles.append(one.register_forward_pre_hook(masked, with_kwargs=True))
-        if isinstance(one, nn.Linear) or (scales and _scales(one)):
-            name = f"{path}.weight" if path else "weight"
-            handles.append(one.register_forward_pre_hook(layer(name)))
+        return ran
+
+    handles = [one.register_forward_pre_hook(masked, with_kwargs=True) for one in module.modules()]
+    for name, one in layers(module, scales=scales).items():
+        handles.append(one.register_forward_hook(layer(name)))
     try:
         yield
     finally:
@@ -126,8 +132,53 @@ def listening(module: nn.Module, heard: Any, *, scales: bool = False) -> Iterato
             handle.remove()
 
 
+def layers(module: nn.Module, *, scales: bool = False) -> dict[str, nn.Module]:
+    """Linear layers and convolutions without groups by the names of their weights.
+
+    With ``scales`` the norms over the last axis too, of whatever library.
+    """
+    found = {}
+    for path, one in module.named_modules():
+        plain = isinstance(one, CONVOLUTIONS) and one.groups == 1
+        if isinstance(one, nn.Linear) or plain or (scales and _scales(one)):
+            found[f"{path}.weight" if path else "weight"] = one
+    return found
+
+
+def columns(layer: nn.Module, given: Tensor, real: Tensor | None) -> Tensor:
+    """What rows of a layer's weight, laid out flat, are multiplied by, [N, n], of its inputs."""
+    if not isinstance(layer, CONVOLUTIONS):
+        return given.flatten(0, -2) if real is None else given[real]
+    sides = len(layer.kernel_size)
+    batched = given if given.ndim == sides + 2 else given.unsqueeze(0)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    found = nn.functional.pad(batched, _padding(layer), mode=mode)
+    for axis in range(sides):
+        wide = (layer.kernel_size[axis] - 1) * layer.dilation[axis] + 1
+        windows = found.unfold(axis + 2, wide, layer.stride[axis])
+        found = windows[..., :: layer.dilation[axis]]
+    return found.movedim(1, -1 - sides).flatten(-1 - sides).flatten(0, -2)
+
+
+def units_last(layer: nn.Module, values: Tensor) -> Tensor:
+    """What goes into a layer or comes out of it, channels of maps last."""
+    if isinstance(layer, CONVOLUTIONS):
+        return values.movedim(-1 - len(layer.kernel_size), -1)
+    return values
+
+
+def _padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int]:
+    """Cells before and after every axis, the last axis first."""
+    if isinstance(layer.padding, str):
+        spans = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+        sides = [(s // 2, s - s // 2) if layer.padding == "same" else (0, 0) for s in spans]
+    else:
+        sides = [(p, p) for p in layer.padding]
+    return [cells for pair in reversed(sides) for cells in pair]
+
+
 def _scales(module: nn.Module) -> bool:
-    """Whether it is a norm over the last axis, of whatever library."""
+    """Whether it is a norm over the last axis."""
     weight = module._parameters.get("weight")
     name = type(module).__name__
     return weight is not None and weight.ndim == 1 and name.endswith(("LayerNorm", "RMSNorm"))

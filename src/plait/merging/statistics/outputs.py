@@ -1,4 +1,4 @@
-"""Gram matrices of the gradients that come back to a network's linear layers.
+"""Gram matrices of the gradients that come back to a network's linear layers and convolutions.
 
     O = 1/B Σ_rows Σ_positions Σ_k g gᵀ,   g = ∂ a_kᵀz/∂y
 
@@ -21,11 +21,12 @@ from plait.merging.bench import Bench, array
 from plait.merging.objectives import factors
 from plait.merging.pool import Array
 from plait.merging.statistics.base import Statistic
+from plait.merging.statistics.inputs import layers, units_last
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputGrams(Statistic):
-    """O [o, o] of every linear layer that the head's numbers depend on, by its weight's name."""
+    """O [o, o] of every layer that the head's numbers depend on, by its weight's name."""
 
     name: ClassVar[str] = "output-grams"
 
@@ -54,21 +55,17 @@ class OutputGrams(Statistic):
 @contextmanager
 def returning(module: nn.Module, heard: Any) -> Iterator[None]:
     """Inside, ``heard(name of the weight, gradients [..., o])`` is told of every gradient that
-    comes back to the output of a linear layer.
+    comes back to the output of a layer, channels last.
     """
 
-    def linear(name: str) -> Any:
-        def listen(_: nn.Module, __: Any, output: Any) -> None:
+    def layer(name: str) -> Any:
+        def listen(one: nn.Module, _: Any, output: Any) -> None:
             if output.requires_grad:
-                output.register_hook(lambda slopes: heard(name, slopes))
+                output.register_hook(lambda slopes: heard(name, units_last(one, slopes)))
 
         return listen
 
-    handles = [
-        one.register_forward_hook(linear(f"{path}.weight" if path else "weight"))
-        for path, one in module.named_modules()
-        if isinstance(one, nn.Linear)
-    ]
+    handles = [one.register_forward_hook(layer(name)) for name, one in layers(module).items()]
     try:
         yield
     finally:

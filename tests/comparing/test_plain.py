@@ -10,10 +10,11 @@ import scipy.sparse
 import torch
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from studies import dataset, plan, school_dataset
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from plait.batch import Input
-from plait.comparing.plain.estimators import Constants, Forests, Linears, Trees, boosting_threads
-from plait.comparing.plain.fitting import Samples, poolable, pools
+from plait.comparing.plain.estimators import Constants, Forests, Linears, Trees, threads_for
+from plait.comparing.plain.fitting import Samples, poolable, pools, threaded
 from plait.comparing.plain.view import View
 from plait.task import Task
 from plait.weights.files import DamagedError
@@ -133,9 +134,22 @@ def test_tasks_of_different_kinds_are_not_pooled() -> None:
     np.testing.assert_array_equal(sample.table[:, -6:].argmax(1), sample.task)
 
 
-def test_only_large_tables_are_boosted_with_several_threads(monkeypatch):
+def test_only_large_tables_are_given_several_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert boosting_threads(np.zeros((600, 300))) == 1
-    assert boosting_threads(np.broadcast_to(np.zeros(1), (60_000, 100))) == 3
+    assert threads_for(np.zeros((600, 300))) == 1
+    assert threads_for(np.broadcast_to(np.zeros(1), (60_000, 100))) == 3
     # Of texts, only what is there counts.
-    assert boosting_threads(scipy.sparse.eye_array(60_000, 100)) == 1
+    assert threads_for(scipy.sparse.eye_array(60_000, 100)) == 1
+
+
+def test_solvers_use_one_thread_for_a_small_table(monkeypatch):
+    def used():
+        return {each["num_threads"] for each in threadpool_info()}
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with threadpool_limits(2):
+        with threaded(np.zeros((600, 300))):
+            assert used() == {1}
+        assert used() == {2}
+        with threaded(np.broadcast_to(np.zeros(1), (60_000, 100))):
+            assert used() == {2}

@@ -17,7 +17,7 @@ from plait.task import Task
 from plait.weights.files import DamagedError, read_json, write_atomic, write_json
 from plait.weights.states import read_state, write_state
 
-SMALL = 5_000_000  # numbers in a table of which a second thread saves a fraction of a second
+SMALL = 5_000_000  # numbers in a table of which another thread saves a fraction of a second
 
 
 class Estimators(ABC):
@@ -247,7 +247,7 @@ class Boosters(Estimators):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found: Array = np.asarray(
-                self.boosters[name].predict(table, num_threads=boosting_threads(table))
+                self.boosters[name].predict(table, num_threads=threads_for(table))
             )
         return found
 
@@ -289,11 +289,12 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def boosting_threads(table: Table) -> int:
-    """How many threads LightGBM is given: one for a small table.
+def threads_for(table: Table) -> int:
+    """How many threads a solver over a table is given: one for a small table.
 
-    Its threads wait for one another busily, several times a leaf: on a small table that costs more
-    than it saves, and where other work shares the cores a hundred times as much.
+    The threads of LightGBM and of BLAS wait for one another busily, many times a second: on a small
+    table that costs more than it saves, and where other work shares the cores a hundred times as
+    much.
     """
     return threads() if table.size >= SMALL else 1
 

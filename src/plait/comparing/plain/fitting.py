@@ -6,17 +6,20 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from plait.comparing.judging import loss_of_predictions
-from plait.comparing.plain.estimators import Estimators
+from plait.comparing.plain.estimators import Estimators, threads_for
 from plait.comparing.plain.model import EstimatorModel, Pool
 from plait.comparing.plain.view import Array, Table, View
 from plait.task import Task, TaskSet
 
 if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
     from plait.comparing.plan import Plan
     from plait.data import Dataset
     from plait.data.dataset import Split
@@ -174,6 +177,22 @@ def random_state(*parts: object) -> int:
     from plait.data.seeding import key
 
     return key(*parts) % 2**31
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """BLAS and OpenMP, looked for once: that takes longer than a small fit."""
+    import sklearn.linear_model  # noqa: F401 - what it loads is to be found
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def threaded(table: Table) -> Iterator[None]:
+    """Solvers use as many threads as a table is worth."""
+    with _libraries().limit(limits=threads_for(table)):
+        yield
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 
 from plait.comparing.model import Model
 from plait.comparing.plain.baseline import Baseline
-from plait.comparing.plain.estimators import Boosters, boosting_threads, load_lightgbm
+from plait.comparing.plain.estimators import Boosters, load_lightgbm, threads_for
 from plait.comparing.plain.fitting import Sample, Samples, quiet, random_state
 from plait.comparing.plan import Plan
 from plait.comparing.timing import extrapolated
@@ -94,7 +94,7 @@ class Boosting(Baseline):
         settings = {
             **_objective(sample), "learning_rate": self.learning_rate, "num_leaves": self.leaves,
             "seed": random_state(seed, "boosting", sample.pool.name), "deterministic": True,
-            "force_row_wise": True, "num_threads": boosting_threads(sample.table),
+            "force_row_wise": True, "num_threads": threads_for(sample.table),
             "verbose": -1,
             "feature_fraction": 0.8, "bagging_fraction": 0.8, "bagging_freq": 1,
             "min_data_in_leaf": max(2, min(20, len(sample.target) // 20)),

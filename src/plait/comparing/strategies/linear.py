@@ -20,7 +20,7 @@ import numpy as np
 from plait.comparing.model import Model
 from plait.comparing.plain.baseline import Baseline
 from plait.comparing.plain.estimators import Linears
-from plait.comparing.plain.fitting import Sample, Samples, quiet
+from plait.comparing.plain.fitting import Sample, Samples, quiet, threaded
 from plait.comparing.plan import Plan
 from plait.method import Card, Need
 from plait.task import Task
@@ -54,8 +54,10 @@ class Linear(Baseline):
         samples = Samples(plan, codes=False, pooled=self.pooled)
 
         def fit(strength: float) -> Linears:
-            with quiet():
-                fitted = {s.pool.name: fit_linear(s, strength) for s in samples}
+            fitted = {}
+            for sample in samples:
+                with quiet(), threaded(sample.table):
+                    fitted[sample.pool.name] = fit_linear(sample, strength)
             return Linears(
                 {k: w for k, (w, _) in fitted.items()}, {k: b for k, (_, b) in fitted.items()}
             )

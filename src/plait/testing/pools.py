@@ -69,9 +69,10 @@ def any_count(subject: Subject) -> bool:
 def made(subject: Subject, **settings: Any) -> Merger:
     """The method with these settings, and those of its first example where it looks at data.
 
-    They keep a toy small.
+    Validation rows count as data. They keep a toy small.
     """
-    few = subject.cls.examples()[0] if seeing(subject) else {}
+    looks = seeing(subject) or Need.VALIDATION in subject.cls.card.needs
+    few = subject.cls.examples()[0] if looks else {}
     method: Merger = subject.make(**{**few, **settings})
     return method
 

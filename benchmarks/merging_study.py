@@ -152,8 +152,10 @@ def picture(parts: Sequence[Found], path: Path) -> None:
         plt.Line2D([], [], color=colour, marker=MARKS[seen], linewidth=1.6, label=seen)
         for seen, colour in SEEN.items()
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=len(SEEN), frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.legend(
+        handles=handles, loc="lower center", ncols=2 * len(parts), frameon=False, fontsize=9
+    )
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(path, metadata={"Software": None})
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from adapter_nets import TINY, bert, model_of, pooled, states, texts
+from adapter_nets import TINY, bert, model_of, pooled, states, texts, trunk_of
 
 from plait.adapting import build_adapted
 from plait.adapting.bottleneck import Bottleneck
@@ -125,6 +125,19 @@ def test_an_adapter_of_another_base_is_told_apart_by_shapes_and_hash(tmp_path):
     save_adapter(bert(Lora(rank=2), config={**TINY, "hidden_size": 8}), "type", tmp_path)
     with pytest.raises(ValueError, match=r"A \(2, 8\).*network A \(2, 16\).*: another base\)"):
         load_adapter(bert(Lora(rank=2)), "type", tmp_path)
+
+
+def test_an_adapter_trained_on_other_weights_is_taken_only_if_that_is_meant(tmp_path):
+    save_adapter(bert(Lora(rank=2)), "type", tmp_path)
+    network = bert(Lora(rank=2))
+    next(trunk_of(network).base.parameters()).data.add_(1.0)
+    for bank in trunk_of(network).banks.values():
+        bank.up.data.zero_()
+    with pytest.raises(ValueError, match=r"on other weights; other_base=True .*: another base\)"):
+        load_adapter(network, "type", tmp_path)
+    assert not any(bank.up.any() for bank in trunk_of(network).banks.values())
+    load_adapter(network, "type", tmp_path, other_base=True)
+    assert all(bank.up[0].any() for bank in trunk_of(network).banks.values())
 
 
 def test_adapters_without_a_form_in_peft_say_so(tmp_path):

@@ -88,6 +88,11 @@ def test_what_cannot_be_added_or_dropped_is_told():
         drop_task(network, "NR.AR")
     with pytest.raises(ValueError, match="no adapters"):
         drop_task(bert(), "type")
+    add_task(network, LAST)
+    drop_task(network, "NR.AR")
+    with pytest.raises(KeyError, match=r"no task of this network is of the group 'binary'.* last"):
+        states(network, texts(3), [0])
+    add_task(network, Task(name="next"))
     assert states(network, texts(3), [0]).shape == (1, 16)
 
 

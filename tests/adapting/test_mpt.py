@@ -148,6 +148,8 @@ def test_parameters_are_the_formulas_and_settings_are_checked():
     assert trained == 3 * 16 + 3 * 2 * (3 + 16)
     with pytest.raises(ValueError, match="rank must be at least 1"):
         Mpt(rank=0)
+    with pytest.raises(ValueError, match=r"rank 4 is above the smaller side .* 3 vectors of 16"):
+        both(Mpt(sources=Prompt(length=3), rank=4))
     with pytest.raises(ValueError, match="imitation must not be negative"):
         Mpt(imitation=-1.0)
     with pytest.raises(ValueError, match="combines banks of type PromptBank"):

@@ -95,3 +95,5 @@ def test_parameters_are_the_formulas():
     assert sum(p.numel() for p in bank.parameters()) == 3 * (2 * layer + W * D + 2 * D + 2 * W)
     with pytest.raises(ValueError, match="reduction and rank must be at least 1"):
         Qst(rank=0)
+    with pytest.raises(ValueError, match="rank 17 is above the width 16"):
+        bert(Qst(rank=17))

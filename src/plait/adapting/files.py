@@ -67,12 +67,15 @@ def save_adapter(
     AdapterFile(config, modules, base=base_digest(trunk)).write(folder)
 
 
-def load_adapter(network: Network, task: str, folder: str | Path) -> AdapterFile:
+def load_adapter(
+    network: Network, task: str, folder: str | Path, *, other_base: bool = False
+) -> AdapterFile:
     """Put the adapters of a folder in a task's place, in the running network; no other moves.
 
     A head saved beside them that fits the task's is loaded too. Returns what was read. Raises
     ``ValueError``, before anything is changed, for another kind of adapter, or one that was made
-    for another base: paths, shapes and hashes are shown.
+    for another base: paths, shapes and hashes are shown. With ``other_base`` one is taken whose
+    paths and shapes fit, whatever weights (or type of numbers) it was trained on.
     """
     trunk = adapted_trunk(network)
     position = trunk.tasks.position[trunk.tasks[task].name]
@@ -92,9 +95,14 @@ def load_adapter(network: Network, task: str, folder: str | Path) -> AdapterFile
             tensors = {name: torch.from_numpy(v) for name, v in read.modules[other].items()}
             mine[path].take(position, tensors, read.scale(other))
     except ValueError as error:
-        for path, bank in mine.items():
-            bank.load_state_dict(before[path])
+        _restore(mine, before)
         raise ValueError(f"{folder} at {path!r}: {error}{_hashes(read, trunk)}") from error
+    if read.base and not other_base and read.base != base_digest(trunk):
+        _restore(mine, before)
+        raise ValueError(
+            f"{folder} fits in paths and shapes, and was trained on other weights; other_base=True "
+            f"takes it all the same{_hashes(read, trunk)}"
+        )
     _load_head(network, task, read)
     return read
 
@@ -141,6 +149,11 @@ def _hashes(read: AdapterFile, trunk: AdaptedTrunk) -> str:
 
 def _kept(bank: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in bank.state_dict().items()}
+
+
+def _restore(banks: Mapping[str, SiteBank], before: Mapping[str, Mapping[str, Tensor]]) -> None:
+    for path, bank in banks.items():
+        bank.load_state_dict(before[path])
 
 
 @torch.no_grad()

@@ -119,6 +119,11 @@ class _ScaledPrompt(SiteBank):
     ) -> None:
         super().__init__()
         _, length, width = first.stack("prompt").shape
+        if settings.rank > min(length, width):
+            raise ValueError(
+                f"mpt: rank {settings.rank} is above the smaller side of the prompts, {length} "
+                f"vectors of {width}"
+            )
         self.common = shared(1, length, width, start=drawn(table))
         self.own = TaskBank(names)
         self.own.add("rows", length, settings.rank, start=_rows, pace=settings.pace)

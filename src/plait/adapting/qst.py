@@ -96,6 +96,8 @@ class _SideBank(OwnBank):
     def __init__(self, names: Sequence[str], config: Any, settings: Qst) -> None:
         super().__init__(names)
         d, self.layers = int(config.hidden_size), int(config.num_hidden_layers)
+        if settings.rank > d:
+            raise ValueError(f"qst: rank {settings.rank} is above the width {d} of the transformer")
         w = max(LEAST, d // settings.reduction)
         f = max(LEAST, w * int(getattr(config, "intermediate_size", 4 * d)) // d)
         self.heads = math.gcd(w, int(config.num_attention_heads))

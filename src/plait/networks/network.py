@@ -15,7 +15,7 @@ from plait.batch import Input, Parts, Records
 from plait.data.seeding import key
 from plait.kinds import KINDS, Place
 from plait.losses import LOSSES
-from plait.method import resolve, spell
+from plait.method import did_you_mean, resolve, spell
 from plait.networks.base import (
     Bank,
     Encoder,
@@ -59,6 +59,12 @@ class Network(nn.Module):
     def forward(self, parts: Parts, asked: Mapping[str, Records]) -> Outputs:
         """Inputs and the records wanted, by head group → outputs aligned with the records."""
         groups = self.tasks.groups
+        if unknown := asked.keys() - groups.keys():
+            group = min(unknown)
+            raise KeyError(
+                f"no task of this network is of the group {group!r}{did_you_mean(group, groups)}; "
+                f"its tasks are {', '.join(self.tasks.names)}"
+            )
         if all(groups[group].place == "row" for group in asked):
             return self._of_rows(parts, asked)
         places = {group: groups[group].place for group in asked}

@@ -21,10 +21,12 @@ class Change:
     """What a merge has made of the network on the bench beside other weights.
 
     It holds the merged weights, and the modules that its :class:`~plait.merging.route.Route` lays
-    out, filled; ``after`` is the torch module that is to stand after it, if any.
+    out, filled; ``after`` is the torch module that is to stand after it, if any, and ``around`` the
+    :class:`~plait.merging.route.Chooser` to run it by.
     """
 
     after: Any = None
+    around: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.merging.base import Merger
+from plait.merging.results import Change
 from plait.sites import has_role
 
 
@@ -23,12 +25,24 @@ class Route(Merger):
     """A merger that adds modules to the network."""
 
     @abstractmethod
-    def lay(self, module: nn.Module, width: int, models: Sequence[str]) -> nn.Module | None:
-        """Add the modules, their tensors zero; what is to stand after the network is returned.
+    def lay(self, module: nn.Module, width: int, models: Sequence[str]) -> Change:
+        """Add the modules, their tensors zero; what is to stand after and around it is returned.
 
         Features of the network are [N, width]; what stands after it is called with them and the
         places [N] of the rows' tasks among the models.
         """
+
+
+class Chooser(nn.Module):
+    """What runs around a network that is run twice: alone, and again as its first features say."""
+
+    @abstractmethod
+    def given(self, features: Tensor) -> AbstractContextManager[None]:
+        """Inside, every row of the network runs by its features [B, width] of the run alone."""
+
+    @abstractmethod
+    def among(self, rows: Tensor) -> AbstractContextManager[None]:
+        """Inside, of the rows at hand only these run, in this order."""
 
 
 def feed_forward(module: nn.Module) -> list[list[str]]:

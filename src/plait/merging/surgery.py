@@ -88,9 +88,9 @@ class Surgery(Route):
         """The method may not be able to look at some tasks."""
         self._inner().admit(losses)
 
-    def lay(self, module: nn.Module, width: int, models: Sequence[str]) -> Repairs:  # noqa: ARG002
+    def lay(self, module: nn.Module, width: int, models: Sequence[str]) -> Change:  # noqa: ARG002
         """The modules that stand after the network."""
-        return Repairs(width, len(models), self.rank)
+        return Change(after=Repairs(width, len(models), self.rank))
 
     def run(self, pool: Pool, have: Have, sink: Sink, workers: int) -> Merged:
         """Merge, and learn what to take away from the features."""
@@ -103,7 +103,8 @@ class Surgery(Route):
             wanted[task] = features(bench, task, rows[task])
         bench.fill({site.name: merged.tensors[site.name] for site in pool.sites if site.floating})
         seen = {task: features(bench, task, rows[task]) for task in pool.names}
-        repairs = self.lay(bench.module, seen[pool.names[0]].shape[-1], pool.names)
+        change = self.lay(bench.module, seen[pool.names[0]].shape[-1], pool.names)
+        repairs: Repairs = change.after
         repairs.to(seen[pool.names[0]])
         distances = {}
         for place, task in enumerate(pool.names):
@@ -111,7 +112,7 @@ class Surgery(Route):
             put(repairs.down[place], 0, array(down).reshape(-1))
             put(repairs.up[place], 0, array(up).reshape(-1))
         told = {**merged.evidence, "distance": distances}
-        return replace(merged, evidence=told, change=Change(after=repairs))
+        return replace(merged, evidence=told, change=change)
 
     def _fitted(
         self, task: str, seen: Tensor, wanted: Tensor

@@ -79,9 +79,10 @@ class Wemoe(Route):
         few = {"steps": 2, "batch": 4}
         return (few, {**few, "hidden": 0, "averaged": False})
 
-    def lay(self, module: nn.Module, width: int, models: Sequence[str]) -> None:  # noqa: ARG002
+    def lay(self, module: nn.Module, width: int, models: Sequence[str]) -> Change:  # noqa: ARG002
         """A router for every feed-forward part, the experts' differences at its layers."""
         self._laid(module, models)
+        return Change()
 
     def run(self, pool: Pool, have: Have, sink: Sink, workers: int) -> Merged:
         """Add up, route, train the routers."""

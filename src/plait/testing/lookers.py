@@ -32,10 +32,15 @@ def additions_are_laid_again(subject: Subject) -> None:
     assert isinstance(method, Route)
     merged = method.merge(pool, Have(bench=bench))
     assert merged.change is not None, "the merge tells of no change"
-    after = method.lay(again.module, 5, pool.names)
+    laid = method.lay(again.module, 5, pool.names)
+    after, around = laid.after, laid.around
     again.module.load_state_dict(bench.module.state_dict())
     for place, task in enumerate(pool.names):
         one, two = (each.run(task, np.arange(6)).features for each in (bench, again))
+        if around is not None:
+            around.double().load_state_dict(merged.change.around.state_dict())
+            with merged.change.around.given(one), around.given(two):
+                one, two = (each.run(task, np.arange(6)).features for each in (bench, again))
         if after is not None:
             whose = torch.full((6,), place)
             after.double().load_state_dict(merged.change.after.state_dict())

@@ -52,6 +52,7 @@ def made(tmp_path_factory):
         "adamerging": {"steps": 3, "batch": 8},
         "surgery": {"steps": 4, "batch": 8, "rank": 2},
         "wemoe": {"steps": 2, "batch": 8, "rate": 0.1},
+        "twin": {"rows": 20, "epochs": 2, "keep": 0.5},
         "tinting": {"rounds": 2, "batch": 8},
     }
     cells = {
@@ -75,7 +76,8 @@ def test_mergers_that_look_at_data_are_ways_of_a_study(made):
     assert models["regmean"].evidence["solved"]
     assert all(norm > 0 for norm in models["fisher"].evidence["norms"].values())
     assert set(models["surgery"].evidence["distance"]) == set(TARGETS)
-    assert set(models["wemoe"].evidence["routes"]) == set(TARGETS)
+    for name in ("wemoe", "twin"):
+        assert set(models[name].evidence["routes"]) == set(TARGETS)
 
 
 def test_the_merged_network_is_saved_and_loaded_like_any_other(made, tmp_path):
@@ -89,6 +91,21 @@ def test_the_merged_network_is_saved_and_loaded_like_any_other(made, tmp_path):
             torch.testing.assert_close(again[group], values, rtol=0, atol=0)
         seen.append(torch.cat([value.flatten() for value in again.values()]))
     assert not any(torch.equal(seen[0], other) for other in seen[1:4])
+
+
+def test_rows_that_choose_their_experts_are_served_so_in_any_company(made):
+    models, it = made
+    network = models["twin"].network
+    rows = it.dataset.rows("test")[:6]
+    batch = it.dataset.batch(rows)
+    found = network(batch.parts, asked_of(batch)).features
+    alone = network.trunk.start(batch.parts, asked_of(batch))[0]
+    alike = {group: torch.isclose(found[group].records, alone[group].records) for group in found}
+    assert not any(same.all() for same in alike.values())
+    half = it.dataset.batch(rows[3:])
+    for group, features in network(half.parts, asked_of(half)).features.items():
+        gaps = torch.cdist(features.records, found[group].records)
+        assert float(gaps.min(1).values.max()) < 1e-5
 
 
 def test_tasks_with_tensors_of_their_own_are_served_by_them(made):

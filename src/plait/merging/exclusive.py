@@ -33,7 +33,8 @@ class Rows:
 
     def __deepcopy__(self, memo: Any) -> Rows:
         """A copy knows of no run."""
-        return memo.setdefault(id(self), Rows())
+        memo[id(self)] = found = Rows()
+        return found
 
     @contextmanager
     def at(self, weights: Tensor | None) -> Iterator[None]:
@@ -139,7 +140,8 @@ def _inner(layer: nn.Module, x: Tensor, down: Tensor) -> Tensor:
     if isinstance(layer, nn.Embedding):
         return F.embedding(x, down.flatten(1))
     if isinstance(layer, CONVOLUTIONS):
-        return layer._conv_forward(x, down.flatten(0, 1), None)
+        found: Tensor = layer._conv_forward(x, down.flatten(0, 1), None)
+        return found
     return F.linear(x, down.flatten(0, 1))
 
 

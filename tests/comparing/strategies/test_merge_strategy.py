@@ -104,7 +104,7 @@ def test_rows_that_choose_their_experts_are_served_so_in_any_company(made):
     assert not any(same.all() for same in alike.values())
     half = it.dataset.batch(rows[3:])
     for group, features in network(half.parts, asked_of(half)).features.items():
-        gaps = torch.cdist(features.records, found[group].records)
+        gaps = torch.cdist(features.records, found[group].records).detach()
         assert float(gaps.min(1).values.max()) < 1e-5
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
-from plait.merging.base import Have
 from plait.merging.have import SEEING
 from plait.merging.pool import Pool
 from plait.merging.route import Route
 from plait.testing.benches import toy_bench
 from plait.testing.laws import Subject, Suite, refusal
-from plait.testing.pools import close, made, merge, seeing, toy
+from plait.testing.pools import close, have_for, made, merge, seeing, toy
 
 suite = Suite()
 
@@ -30,7 +30,7 @@ def additions_are_laid_again(subject: Subject) -> None:
     bench, again = (toy_bench(pool, subject.cls.losses) for _ in range(2))
     method = made(subject)
     assert isinstance(method, Route)
-    merged = method.merge(pool, Have(bench=bench))
+    merged = method.merge(pool, have_for(subject, pool, bench=bench))
     assert merged.change is not None, "the merge tells of no change"
     laid = method.lay(again.module, 5, pool.names)
     after, around = laid.after, laid.around
@@ -54,7 +54,7 @@ def looking_is_asked_for(subject: Subject) -> None:
     for need in subject.cls.card.needs & SEEING:
         bench = toy_bench(pool, subject.cls.losses)
         bench.offers -= {need}
-        said = refusal(lambda bench=bench: merge(subject, pool, Have(bench=bench)))  # type: ignore[misc]
+        said = refusal(partial(merge, subject, pool, have_for(subject, pool, bench=bench)))
         assert need.words in said, f"without {need.value} it said {said!r}"
         assert not bench.ran, f"without {need.value} it ran the network first"
 
@@ -68,7 +68,7 @@ def benches_must_fit(subject: Subject) -> None:
         (toy_bench(pool, subject.cls.losses, rows=0), pool.names[0]),
         (toy_bench(pool, subject.cls.losses, width=4), "trunk.weight"),
     ):
-        said = refusal(lambda bench=bench: merge(subject, pool, Have(bench=bench)))  # type: ignore[misc]
+        said = refusal(partial(merge, subject, pool, have_for(subject, pool, bench=bench)))
         assert repr(word) in said, f"{word!r} is not named: {said!r}"
         assert not bench.ran, "the network was run first"
 
@@ -92,4 +92,4 @@ def cache_is_free(subject: Subject) -> None:
         for _ in range(2):
             bench = toy_bench(pool, subject.cls.losses)
             bench.cache = Path(place)
-            close(merge(subject, pool, Have(bench=bench)).tensors, wanted, 0.0)
+            close(merge(subject, pool, have_for(subject, pool, bench=bench)).tensors, wanted, 0.0)

@@ -86,9 +86,13 @@ def have_for(subject: Subject, pool: Pool, **more: Any) -> Have:
 
     Where it cannot do without validation, its loss is how far a state is from the models' mean.
     """
+    looks = seeing(subject)
+    if looks:
+        more = {"bench": toy_bench(pool, subject.cls.losses), **more}
     if Need.VALIDATION in subject.cls.card.needs:
-        more = {"validation": far_from(pool), **more}
-    return Have(bench=toy_bench(pool, subject.cls.losses) if seeing(subject) else None, **more)
+        held = toy_bench(pool, subject.cls.losses) if looks else None
+        more = {"validation": far_from(pool), "held": held, **more}
+    return Have(**more)
 
 
 def far_from(pool: Pool) -> Callable[[State], float]:

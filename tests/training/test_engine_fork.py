@@ -14,7 +14,7 @@ from plait.method import Card
 from plait.training import Engine
 from plait.training.engine import Root
 from plait.training.engine.fork import Fork, fork_of
-from plait.training.graph import masks_of
+from plait.training.graph import Graph
 
 NAMES = "abc"
 
@@ -163,7 +163,7 @@ def test_wherever_the_tasks_part_gradients_are_those_of_separate_passes(monkeypa
 def fork(name: str) -> Fork | None:
     model = Mine()
     roots = [Root(loss) for loss in CASES[name](model, model.trunk(model.x)).values()]
-    return fork_of(roots, masks_of(roots), list(model.trunk.parameters()))
+    return fork_of(roots, Graph.of(roots), list(model.trunk.parameters()))
 
 
 def test_it_is_seen_whether_they_part_at_one_place():

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from plait.training import Engine
 from plait.training.engine import Gathered, Root, gather
 from plait.training.engine.held import Dense, Entries, Held, Kernel, Segments
-from plait.training.graph import masks_of
+from plait.training.graph import Graph
 
 TASKS = 5
 ROWS = 6
@@ -183,7 +183,7 @@ def test_every_form_is_that_of_one_pass_for_each_task(name, layout, engine):
         for roots in (list(map(Root, losses)), stacked(losses)):
             check(gather(roots, parameters, engine, whole=whole), wanted)
         scalars = list(map(Root, losses))
-        found = gather(scalars, parameters, engine, whole=whole, masks=masks_of(scalars))
+        found = gather(scalars, parameters, engine, whole=whole, graph=Graph.of(scalars))
         check(found, wanted)
 
 
@@ -198,7 +198,7 @@ def forms(name: str, layout: str, rows: int = ROWS * TASKS) -> list[type[Held]]:
     net = Net(make(), width)
     losses = getattr(net, layout)(draw(rows))
     roots = list(map(Root, losses))
-    found = gather(roots, list(net.trunk.parameters()), Engine(), masks=masks_of(roots))
+    found = gather(roots, list(net.trunk.parameters()), Engine(), graph=Graph.of(roots))
     return [type(part) for part in found.held]
 
 

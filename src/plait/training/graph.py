@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -13,49 +14,71 @@ if TYPE_CHECKING:
     from plait.training.engine import Root
 
 
-def masks_of(roots: Sequence[Root]) -> dict[Any, int]:
-    """Every node of the graph → the tasks that reach it, as a bit mask over the roots.
+Pairs = tuple[tuple[Any, int], ...]  # by slot: the node that an input comes from, and its output
 
-    Entries of one stacked tensor reach whatever the tensor does. A node comes after its inputs.
+
+@dataclass(frozen=True)
+class Graph:
+    """The autograd graph of some losses, read once.
+
+    ``inputs`` has every node, each after those that it takes its input from. ``masks`` are the
+    tasks that reach each, as a bit mask over the roots, and ``leaves`` the tensors at the leaves.
     """
-    masks: dict[Any, int] = {}
-    for bit, root in enumerate(roots):
-        node = root.output.grad_fn
-        if node is not None:
-            masks[node] = masks.get(node, 0) | 1 << bit
-    order = after_inputs(list(masks))
-    for node in reversed(order):
-        mask = masks[node]
-        for source, _ in node.next_functions:
-            if source is not None:
-                masks[source] = masks.get(source, 0) | mask
-    return {node: masks[node] for node in order}
+
+    starts: tuple[Any, ...]
+    inputs: Mapping[Any, Pairs]
+    masks: Mapping[Any, int]
+    leaves: Mapping[Any, nn.Parameter]
+
+    @classmethod
+    def of(cls, roots: Sequence[Root]) -> Graph:
+        """The graph of the roots.
+
+        Entries of one stacked tensor reach whatever the tensor does.
+        """
+        masks: dict[Any, int] = {}
+        for bit, root in enumerate(roots):
+            node = root.output.grad_fn
+            if node is not None:
+                masks[node] = masks.get(node, 0) | 1 << bit
+        starts = tuple(masks)
+        inputs = _after_inputs(starts)
+        leaves = {}
+        for node, pairs in reversed(inputs.items()):
+            mask = masks[node]
+            for source, _ in pairs:
+                if source is not None:
+                    masks[source] = masks.get(source, 0) | mask
+            leaf = None if pairs else getattr(node, "variable", None)
+            if leaf is not None:
+                leaves[node] = leaf
+        return cls(starts, inputs, masks, leaves)
+
+    @property
+    def reached(self) -> dict[nn.Parameter, int]:
+        """Parameter → the tasks that reach it."""
+        return {leaf: self.masks[node] for node, leaf in self.leaves.items()}
 
 
-def reached(masks: Mapping[Any, int]) -> dict[nn.Parameter, int]:
-    """Parameter → the tasks that reach it, from those that reach each node."""
-    leaves = ((getattr(node, "variable", None), mask) for node, mask in masks.items())
-    return {leaf: mask for leaf, mask in leaves if leaf is not None}
-
-
-def after_inputs(starts: list[Any]) -> list[Any]:
-    """All nodes of the graph, each after the nodes that it takes its input from."""
-    order: list[Any] = []
-    seen: set[Any] = set()
-    stack = [(node, False) for node in starts]
+def _after_inputs(starts: Sequence[Any]) -> dict[Any, Pairs]:
+    """All nodes of the graph and what each takes its input from, each after those."""
+    found: dict[Any, Pairs] = {}
+    opened: dict[Any, Pairs] = {}
+    stack = list(starts)
     while stack:
-        node, done = stack.pop()
-        if done:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack.extend((source, False) for source, _ in node.next_functions if source is not None)
-    return order
+        node = stack[-1]
+        if node in opened:
+            stack.pop()
+            if node not in found:
+                found[node] = opened[node]
+            continue
+        pairs = opened[node] = node.next_functions
+        stack += [source for source, _ in pairs if source is not None and source not in opened]
+    return found
 
 
 def check_reach(
-    masks: Mapping[Any, int],
+    graph: Graph,
     tasks: Sequence[str],
     shared: Sequence[nn.Parameter],
     specific: Iterable[nn.Parameter] | None,
@@ -70,12 +93,12 @@ def check_reach(
     """
     if not shared:
         raise ValueError(f"{method} compares gradients on shared parameters, and there are none")
-    if any(node.name() == "CheckpointFunctionBackward" for node in masks):
+    if any(kind.__name__ == "CheckpointFunctionBackward" for kind in set(map(type, graph.inputs))):
         raise ValueError(
             "reentrant checkpointing hides its block from the tasks' passes: pass "
             "use_reentrant=False to torch.utils.checkpoint"
         )
-    found = reached(masks)
+    found = graph.reached
     known = set(shared)
     unused = [parameter for parameter in shared if parameter not in found]
     if unused and not allow_unused:

@@ -43,13 +43,13 @@ def apart(roots: Sequence[Root], places: Places) -> list[Held] | None:
 
     ones = torch.ones(count)
     found: Rows | None
-    if known is not None and row_by_row(roots[0].output.node, places.uses):
+    if known is not None and row_by_row(roots[0].output.node, places):
         found = [(rows, known) for rows in runs(places.uses)(ones)]
     elif count < 3:  # as many passes as there are tasks
         return None
     else:
         found = _told_apart(runs(places.top), count)
-        if found is not None and len(found) == 1 and row_by_row(places.neck, places.uses):
+        if found is not None and len(found) == 1 and row_by_row(places.neck, places):
             found = [(rows, found[0][1]) for rows in runs(places.uses)(ones)]
         elif found is not None:
             found = _told_apart(runs(places.uses), count)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +35,7 @@ from plait.training.engine.roots import (
 )
 from plait.training.engine.samples import backward_samples
 from plait.training.engine.scaling import Scaling, overflown
-from plait.training.graph import check_reach, masks_of, reached
+from plait.training.graph import Graph, check_reach
 from plait.training.measuring import Losses
 
 EXACT = Engine()
@@ -94,7 +93,7 @@ def backward(
     balancer.bind((*balancer.tasks, *(t for t in names_of(losses) if t not in balancer.tasks)))
     step = int(balancer.updates) if step is None else step
     held_out = _validation(balancer, told, validation)
-    signals = replace(signals_of(told, step, seed, held_out), dropped=dropped)
+    signals = signals_of(told, step, seed, held_out, dropped)
     work = Work.of(roots, told, shared, balancer, Scaling.of(scaler, told, share))
     return work.done(signals, engine, features, specific, allow_unused=allow_unused)
 
@@ -169,9 +168,9 @@ class Work:
             signals = replace(signals, weights=weights_of(balancer, signals))
             self.descend(signals)
         else:
-            masks = masks_of(self.roots)
+            graph = Graph.of(self.roots)
             heads = check_reach(
-                masks,
+                graph,
                 self.told.tasks,
                 self.shared,
                 specific,
@@ -180,7 +179,7 @@ class Work:
             )
             own = Own(self.roots, self.told.tasks, heads)
             given = [features] if isinstance(features, Tensor) else list(features)
-            climbed = self.climb(signals, engine, given, masks, own)
+            climbed = self.climb(signals, engine, given, graph, own)
             if climbed is None:
                 overflown(self.shared)
                 return replace(signals, dropped=(*signals.dropped, *signals.tasks))
@@ -194,7 +193,7 @@ class Work:
         signals: Signals,
         engine: Engine,
         features: Sequence[Tensor],
-        masks: Mapping[Any, int],
+        graph: Graph,
         own: Own,
     ) -> Signals | None:
         """The gradients of a balancer above the losses' rung; None where they overflow."""
@@ -205,13 +204,13 @@ class Work:
                 "pass a list of as many losses, one for each part"
             )
         at = place_of(engine, balancer)
-        fork = fork_of(roots, masks, shared) if at == "features" else None
+        fork = fork_of(roots, graph, shared) if at == "features" else None
         if at == "features":
             found = at_features(roots, features, fork, own)
         elif at == "last":
             found = at_last(roots, shared, engine)
         else:
-            found = gather(roots, shared, engine, balancer, masks=masks, own=own)
+            found = gather(roots, shared, engine, balancer, graph=graph, own=own)
         found = self.scaling.unscaled(found)
         finite = found.finite(products=balancer.rung is Rung.GRAM).tolist()
         if not all(finite):
@@ -242,8 +241,9 @@ class Work:
             raise NotFiniteError(lost)
         self.roots, self.told = only(self.roots, self.told, kept)
         held_out = None if signals.validation is None else signals.validation[kept]
-        fewer = signals_of(self.told, signals.step, signals.seed, held_out)
-        return found.only(kept), replace(fewer, dropped=(*signals.dropped, *lost))
+        dropped = (*signals.dropped, *lost)
+        fewer = signals_of(self.told, signals.step, signals.seed, held_out, dropped)
+        return found.only(kept), fewer
 
     def descend(self, signals: Signals) -> None:
         """One backward pass of Σ α_i L_i; raw heads take another, through the heads alone."""
@@ -253,7 +253,7 @@ class Work:
             total.backward()  # type: ignore[no-untyped-call]
             return
         known = set(self.shared)
-        reach = reached(masks_of(self.roots))
+        reach = Graph.of(self.roots).reached
         heads = {parameter: mask for parameter, mask in reach.items() if parameter not in known}
         accumulate(self.shared, differentiated([total], self.shared, [None]))
         self.fill(signals, Own((), self.told.tasks, heads))
@@ -264,9 +264,8 @@ class Work:
         weights = signals.preferences if weights is None else weights
         factors = dict(zip(signals.tasks, weights.tolist(), strict=True))
         for task, parameters, gradients in own.found:
-            factor = factors.get(task, 0.0) * self.scaling.share
             if task in factors:
-                accumulate(parameters, [_times(factor, gradient) for gradient in gradients])
+                accumulate(parameters, _times(factors[task] * self.scaling.share, gradients))
         rest = own.rest
         if rest:
             found = torch.autograd.grad(self.total(weights), rest, allow_unused=True)
@@ -283,8 +282,10 @@ def _parted_at(features: Sequence[Tensor], fork: Fork | None) -> bool:
     return fork is not None and len(features) == 1 and fork.is_at(features[0])
 
 
-def _times(factor: float, gradient: Tensor | None) -> Tensor | None:
-    return gradient if gradient is None or factor == 1 else gradient * factor
+def _times(factor: float, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    if factor == 1:
+        return gradients
+    return [None if gradient is None else gradient * factor for gradient in gradients]
 
 
 def _validation(

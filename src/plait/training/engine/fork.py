@@ -6,7 +6,7 @@ down, before autograd adds them up. On the way it gives the gradients of each ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge
 
 from plait.training.engine.passes import Own, differentiated
 from plait.training.engine.roots import Root, weighed
+from plait.training.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -70,28 +71,23 @@ class Fork:
         return rows
 
 
-def fork_of(
-    roots: Sequence[Root], masks: Mapping[Any, int], shared: Sequence[nn.Parameter]
-) -> Fork | None:
-    """Where scalar losses part, if there is one such place and all that is shared lies below.
-
-    ``masks`` has the tasks that reach each operation, as a bit mask.
-    """
+def fork_of(roots: Sequence[Root], graph: Graph, shared: Sequence[nn.Parameter]) -> Fork | None:
+    """Where scalar losses part, if there is one such place and all that is shared lies below."""
     if len(roots) < 2 or any(root.cotangent is not None for root in roots):
         return None
     readers: list[list[tuple[Any, int]]] = [[] for _ in roots]
-    known = set(shared)
+    known = set(map(id, shared))
+    theirs = {node for node, leaf in graph.leaves.items() if id(leaf) in known}
+    masks, leaves = graph.masks, graph.leaves
     place: tuple[Any, int] | None = None
-    for node, mask in masks.items():
+    for node, pairs in graph.inputs.items():
+        mask = masks[node]
         if mask & (mask - 1):
             continue
-        for slot, (source, output) in enumerate(node.next_functions):
-            if source is None:
-                continue
-            leaf = getattr(source, "variable", None)
-            if leaf in known:
+        for slot, (source, output) in enumerate(pairs):
+            if source in theirs:
                 return None
-            if leaf is not None or not masks[source] & (masks[source] - 1):
+            if source is None or source in leaves or not masks[source] & (masks[source] - 1):
                 continue
             if place is None:
                 place = source, output

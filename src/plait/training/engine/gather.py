@@ -7,7 +7,7 @@ layer's weight gradients are never formed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from plait.training.engine.passes import Own, stacked
 from plait.training.engine.places import edges, find
 from plait.training.engine.roots import Root, one_graph
 from plait.training.engine.rules import Use
+from plait.training.graph import Graph
 
 FEW = 2**16  # parameters: below, starting operations takes longer than running them
 
@@ -63,19 +64,19 @@ def gather(
     balancer: Balancer | None = None,
     *,
     whole: bool = False,
-    masks: Mapping[Any, int] | None = None,
+    graph: Graph | None = None,
     own: Own | None = None,
 ) -> Gathered:
     """The gradients of every root's task; the graph is kept for what follows.
 
     ``whole`` is for those who want the gradients themselves, not their products. What is asked for
-    by layer is held by layer. ``masks`` has the tasks that reach each node where that is known, and
-    ``own`` takes the gradients of heads that passes come by.
+    by layer is held by layer. ``graph`` is that of the losses where it has been read: then it
+    is seen where they part, and ``own`` takes the gradients of heads that passes come by.
     """
     if len(roots) < 2:
         return _by_task(roots, parameters, engine, (), own=own)
-    places = find(roots, parameters, None if masks is None else list(masks))
-    fork = None if masks is None else fork_of(roots, masks, parameters)
+    places = find(parameters, Graph.of(roots) if graph is None else graph)
+    fork = None if graph is None else fork_of(roots, graph, parameters)
     if fork is not None and fork.size <= sum(parameter.numel() for parameter in parameters):
         roots = fork.moved(roots, own)
     if not places.plain:

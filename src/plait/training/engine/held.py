@@ -59,6 +59,11 @@ def products(rows: Tensor) -> Tensor:
     return flat @ flat.T
 
 
+def weighted(weights: Tensor, rows: Tensor) -> Tensor:
+    """Σ_i w_i r_i [...] of rows [t, ...], w [t]."""
+    return (weights.to(rows) @ rows.flatten(1)).view(rows.shape[1:])
+
+
 @dataclass(frozen=True)
 class Dense(Held):
     """The gradients [t, *shape] of one parameter; ``sparse`` says that updates are to be so."""
@@ -70,7 +75,7 @@ class Dense(Held):
         return products(self.block)
 
     def update(self, weights: Tensor) -> Sequence[Tensor]:
-        found = torch.tensordot(weights.to(self.block), self.block, 1)
+        found = weighted(weights, self.block)
         return [found.to_sparse(1) if self.sparse else found]
 
     def rows(self) -> Sequence[Tensor]:
@@ -129,7 +134,7 @@ class Kernel(Held):
 
     def update(self, weights: Tensor) -> Sequence[Tensor]:
         deltas = wide(self.cotangents)
-        delta = torch.tensordot(weights.to(deltas), deltas, 1)
+        delta = weighted(weights, deltas)
         return self.shape.fit(delta.T @ wide(self.inputs), delta.sum(0))
 
     def rows(self) -> Sequence[Tensor]:
@@ -216,7 +221,7 @@ class Entries(Held):
         return products(self.block)
 
     def update(self, weights: Tensor) -> Sequence[Tensor]:
-        found = torch.tensordot(weights.to(self.block), self.block, 1)
+        found = weighted(weights, self.block)
         shape = (self.size, *found.shape[1:])
         if self.sparse:
             return [

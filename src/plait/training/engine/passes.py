@@ -27,10 +27,13 @@ class Own:
         self.heads = heads
         self.found: list[tuple[str, list[nn.Parameter], Sequence[Tensor | None]]] = []
         self._wanted: list[list[nn.Parameter]] = [[] for _ in roots]
-        if roots and all(root.cotangent is None for root in roots):
-            for parameter, mask in heads.items():
-                if not mask & (mask - 1):
-                    self._wanted[mask.bit_length() - 1].append(parameter)
+        self._several: list[nn.Parameter] = []
+        alone = bool(roots) and all(root.cotangent is None for root in roots)
+        for parameter, mask in heads.items():
+            if alone and not mask & (mask - 1):
+                self._wanted[mask.bit_length() - 1].append(parameter)
+            else:
+                self._several.append(parameter)
 
     def take(self, number: int) -> list[nn.Parameter]:
         """What the next pass of a task is to go through."""
@@ -47,8 +50,7 @@ class Own:
     @property
     def rest(self) -> list[nn.Parameter]:
         """Those whose gradients are still to be found."""
-        known = {parameter for _, parameters, _ in self.found for parameter in parameters}
-        return [parameter for parameter in self.heads if parameter not in known]
+        return [*self._several, *(parameter for mine in self._wanted for parameter in mine)]
 
 
 def stacked(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import nn
 from torch.autograd.graph import GradientEdge
 
-from plait.training.engine.roots import Root
 from plait.training.engine.rules import ADDMM, RULES, Linear, Norm, Use
-from plait.training.graph import after_inputs
+from plait.training.graph import Graph
 
 VIEWS = {"ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"}
 TURNS = {"TBackward0", "TransposeBackward0", "PermuteBackward0", "NumpyTBackward0"}
@@ -33,14 +33,28 @@ ROW_BY_ROW = {
 
 @dataclass(frozen=True)
 class Places:
-    """The operations with a rule, and the positions of the parameters that none of them covers.
-
-    ``top`` are those operations that the losses reach without passing another.
-    """
+    """The operations with a rule, and the positions of the parameters that none of them covers."""
 
     uses: tuple[Use, ...]
     plain: tuple[int, ...]
-    top: tuple[Use, ...]
+    graph: Graph
+
+    @cached_property
+    def top(self) -> tuple[Use, ...]:
+        """The operations that the losses reach without passing another."""
+        owner = {node: use for use in self.uses for node in use.nodes}
+        seen, stack, top = set(self.graph.starts), list(self.graph.starts), []
+        while stack:
+            node = stack.pop()
+            if node in owner:
+                if owner[node] not in top:
+                    top.append(owner[node])
+                continue
+            for source, _ in self.graph.inputs[node]:
+                if source is not None and source not in seen:
+                    seen.add(source)
+                    stack.append(source)
+        return tuple(top)
 
     @property
     def neck(self) -> Any | None:
@@ -57,28 +71,20 @@ class Entry:
     turned: bool
 
 
-def find(
-    roots: Sequence[Root],
-    parameters: Sequence[nn.Parameter],
-    order: Sequence[Any] | None = None,
-) -> Places:
+def find(parameters: Sequence[nn.Parameter], graph: Graph) -> Places:
     """Read the uses of the parameters off the graph of the losses.
-
-    ``order`` are its nodes, each after its inputs, where they are known.
 
     A parameter used several times keeps a rule if all its uses are of one kind, beside the same
     other parameter; their rows are then one after another.
     """
-    starts = {root.output.grad_fn for root in roots if root.output.grad_fn is not None}
-    order = after_inputs(list(starts)) if order is None else order
-    entries = _entries(order, parameters)
+    entries = _entries(graph, parameters)
     groups: dict[tuple[Any, ...], list[Use]] = {}
     by_node: dict[Any, dict[int, tuple[int, bool]]] = {}
     plain: set[int] = set()
     for place, found in enumerate(entries):
         for entry in found:
             by_node.setdefault(entry.node, {})[entry.slot] = (place, entry.turned)
-    for node in order:
+    for node in graph.inputs:
         slots = by_node.get(node)
         if slots is None:
             continue
@@ -88,7 +94,7 @@ def find(
             plain.update(place for place, _ in slots.values())
         else:
             groups.setdefault(use.kind, []).append(use)
-    uses = [found[0].joined(found) for found in groups.values()]
+    uses = [one if not more else one.joined([one, *more]) for one, *more in groups.values()]
     held: dict[int, int] = {}
     for use in uses:
         for place in use.places:
@@ -98,7 +104,7 @@ def find(
     kept = tuple(use for use in uses if not plain.intersection(use.places))
     covered = {place for use in kept for place in use.places}
     every = range(len(parameters))
-    return Places(kept, tuple(p for p in every if p not in covered), _top(starts, kept))
+    return Places(kept, tuple(p for p in every if p not in covered), graph)
 
 
 def edges(use: Use) -> list[GradientEdge]:
@@ -106,18 +112,16 @@ def edges(use: Use) -> list[GradientEdge]:
     return [GradientEdge(node, 0) for node in use.nodes]
 
 
-def _entries(order: Sequence[Any], parameters: Sequence[nn.Parameter]) -> list[list[Entry]]:
+def _entries(graph: Graph, parameters: Sequence[nn.Parameter]) -> list[list[Entry]]:
     """Where every parameter goes in, through views, a transposition and changes of precision."""
     position = {id(parameter): place for place, parameter in enumerate(parameters)}
     trail: dict[Any, tuple[int, bool]] = {}
+    for node, leaf in graph.leaves.items():
+        if id(leaf) in position:
+            trail[node] = position[id(leaf)], False
     found: list[list[Entry]] = [[] for _ in parameters]
-    for node in order:
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            if id(leaf) in position:
-                trail[node] = position[id(leaf)], False
-            continue
-        for slot, (source, _) in enumerate(node.next_functions):
+    for node, pairs in graph.inputs.items():
+        for slot, (source, _) in enumerate(pairs):
             if source not in trail:
                 continue
             place, turned = trail[source]
@@ -138,20 +142,20 @@ def _turns(node: Any) -> bool:
     ) in ([1, 0], [-1, 0], [-1, -2], [1, -2])
 
 
-def row_by_row(top: Any | None, uses: Sequence[Use]) -> bool:
+def row_by_row(top: Any | None, places: Places) -> bool:
     """Whether an operation and all below it work row by row on matrices of as many rows."""
     if top is None:
         return False
-    owners = {node for use in uses if isinstance(use, (Linear, Norm)) for node in use.nodes}
-    rows = top._input_metadata[0].shape[0]
+    owners = {node for use in places.uses if isinstance(use, (Linear, Norm)) for node in use.nodes}
+    rows, inputs = top._input_metadata[0].shape[0], places.graph.inputs
     stack, seen = [top], {top}
     while stack:
         node = stack.pop()
         if node in owners:  # its other inputs are parameters
             slot = 1 if node.name() == ADDMM else 0
-            sources = [node.next_functions[slot][0]]
+            sources = [inputs[node][slot][0]]
         else:
-            sources = [source for source, _ in node.next_functions]
+            sources = [source for source, _ in inputs[node]]
         shape = node._input_metadata[0].shape
         if len(shape) != 2 or shape[0] != rows or not (node in owners or node.name() in ROW_BY_ROW):
             return False
@@ -160,19 +164,3 @@ def row_by_row(top: Any | None, uses: Sequence[Use]) -> bool:
                 seen.add(source)
                 stack.append(source)
     return True
-
-
-def _top(starts: set[Any], uses: Sequence[Use]) -> tuple[Use, ...]:
-    owner = {node: use for use in uses for node in use.nodes}
-    seen, stack, top = set(starts), list(starts), []
-    while stack:
-        node = stack.pop()
-        if node in owner:
-            if owner[node] not in top:
-                top.append(owner[node])
-            continue
-        for source, _ in node.next_functions:
-            if source is not None and source not in seen:
-                seen.add(source)
-                stack.append(source)
-    return tuple(top)

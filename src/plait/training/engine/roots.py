@@ -57,6 +57,10 @@ def weighed(roots: Sequence[Root], factors: Tensor) -> tuple[list[Tensor], list[
         for other, factor in zip(others, times[1:], strict=True):
             total.add_(other, alpha=factor)
         return [roots[0].output], [total]
+    if all(root.cotangent is None for root in roots):  # one tensor is started faster than many
+        with torch.enable_grad():
+            stacked = torch.stack([root.output for root in roots])
+        return [stacked], [factors.to(stacked)]
     starts = [torch.ones_like(r.output) if r.cotangent is None else r.cotangent for r in roots]
     return [root.output for root in roots], [
         start * factor.to(start) for start, factor in zip(starts, factors, strict=True)
@@ -138,7 +142,13 @@ def only(roots: Sequence[Root], losses: Losses, kept: list[int]) -> tuple[Sequen
     )
 
 
-def signals_of(losses: Losses, step: int, seed: int, validation: Tensor | None = None) -> Signals:
+def signals_of(
+    losses: Losses,
+    step: int,
+    seed: int,
+    validation: Tensor | None = None,
+    dropped: tuple[str, ...] = (),
+) -> Signals:
     """The signals of the losses' rung."""
     value = losses.value.detach()
     preferences, gaussian = losses.preferences, losses.gaussian
@@ -151,6 +161,7 @@ def signals_of(losses: Losses, step: int, seed: int, validation: Tensor | None =
         validation=validation,
         step=step,
         seed=seed,
+        dropped=dropped,
     )
 
 

@@ -14,7 +14,7 @@ from plait.training.engine.gather import Engine, gather
 from plait.training.engine.gathered import Gathered
 from plait.training.engine.held import Dense, Held
 from plait.training.engine.roots import NotFiniteError, read, signals_of
-from plait.training.graph import check_reach, masks_of
+from plait.training.graph import Graph, check_reach
 from plait.training.measuring import Losses
 
 
@@ -75,8 +75,8 @@ def backward_samples(
         value = told.value.new_zeros(len(names)).index_copy(0, place, told.value)
         value = value / times.to(value)
         total = value if total is None else total + value
-        masks, name = masks_of(roots), balancer.card.name
-        heads |= check_reach(masks, told.tasks, shared, specific, name, allow_unused=allow_unused)
+        graph, name = Graph.of(roots), balancer.card.name
+        heads |= check_reach(graph, told.tasks, shared, specific, name, allow_unused=allow_unused)
         found = gather(roots, shared, engine, balancer, whole=True).spread(place, len(names))
         there = torch.zeros(len(names)).index_fill(0, place.cpu(), 1.0)
         samples.append(Sample(found, there / times))

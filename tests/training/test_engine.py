@@ -93,6 +93,18 @@ def test_the_gramian_is_that_of_separate_backward_passes(model):
     torch.testing.assert_close(shared, 2 * jacobian[0] + 3 * jacobian[1], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("balancer", [Spy, GradDrop])
+def test_a_single_shared_number_has_gradients_like_any_parameter(model, balancer):
+    number = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    rows = [torch.autograd.grad(number**3 * v, number)[0] for v in model.losses().values()]
+    losses = {task: number**3 * loss for task, loss in model.losses().items()}
+    seen = plait.backward(losses, [*model.trunk.parameters(), number], balancer())
+    if balancer is Spy:
+        torch.testing.assert_close(number.grad, 2 * rows[0] + 3 * rows[1])
+    else:
+        torch.testing.assert_close(seen.jacobian[:, -1], torch.stack(rows))
+
+
 @pytest.mark.parametrize(("weighted", "factor"), [(True, 3.0), (False, 1.0)])
 def test_heads_get_weighted_or_raw_gradients(model, monkeypatch, weighted, factor):
     raw = torch.autograd.grad(model.losses()["b"], model.heads["b"].weight)[0]

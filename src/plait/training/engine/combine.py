@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plait.balancing.base import Balancer, Rung, Signals
 from plait.training.engine.gather import Engine, gather
 from plait.training.engine.gathered import Gathered, layers
-from plait.training.engine.held import products
+from plait.training.engine.held import flat, products
 from plait.training.engine.roots import Root
 
 Blocks = list[Tensor | None]  # per shared parameter the task gradients [t, *shape]; None: unreached
@@ -92,7 +92,7 @@ def gramian(blocks: Blocks, count: int) -> Tensor:
 
 def diagonal(blocks: Blocks, count: int) -> Tensor:
     """Squared norms of the task gradients [t]."""
-    parts = [block.flatten(1).float().square().sum(1) for block in blocks if block is not None]
+    parts = [flat(block).float().square().sum(1) for block in blocks if block is not None]
     return torch.stack(parts).sum(0) if parts else torch.zeros(count)
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from plait.training.engine.held import Dense, Held
+from plait.training.engine.held import Dense, Held, flat
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Gathered:
         found = torch.ones(self.count, dtype=torch.bool)
         for place, part in enumerate(self.held):
             if isinstance(part, Dense):
-                size = torch.linalg.vector_norm(part.block.flatten(1), dim=1)
+                size = torch.linalg.vector_norm(flat(part.block), dim=1)
             else:
                 size = self.grams[place].diagonal()
             found = found.to(size.device) & size.isfinite()
@@ -100,12 +100,12 @@ class Gathered:
         if base is not None and base.shape == whole and all(one is base for one in bases):
             return base  # the parts are views of it already
         like = self.parameters[0]
-        flat = torch.zeros(whole, dtype=like.dtype, device=like.device)
-        views = torch.split(flat, sizes, 1)
+        found = torch.zeros(whole, dtype=like.dtype, device=like.device)
+        views = torch.split(found, sizes, 1)
         for part in self.held:
             for place, rows in zip(part.places, part.rows(), strict=True):
-                views[place].copy_(rows.flatten(1))
-        return flat
+                views[place].copy_(flat(rows))
+        return found
 
     def blocks(self) -> list[Tensor | None]:
         """The gradients [t, *shape] of every parameter, None where no task reached it.

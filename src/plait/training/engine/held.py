@@ -53,15 +53,20 @@ def wide(values: Tensor) -> Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
+def flat(rows: Tensor) -> Tensor:
+    """Rows [t, ...] as a matrix [t, p]; those of a scalar are [t, 1]."""
+    return rows.unsqueeze(1) if rows.ndim == 1 else rows.flatten(1)
+
+
 def products(rows: Tensor) -> Tensor:
     """R Rᵀ [t, t] of rows R [t, ...]."""
-    flat = wide(rows.flatten(1))
-    return flat @ flat.T
+    matrix = wide(flat(rows))
+    return matrix @ matrix.T
 
 
 def weighted(weights: Tensor, rows: Tensor) -> Tensor:
     """Σ_i w_i r_i [...] of rows [t, ...], w [t]."""
-    return (weights.to(rows) @ rows.flatten(1)).view(rows.shape[1:])
+    return (weights.to(rows) @ flat(rows)).view(rows.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -126,9 +131,9 @@ class Kernel(Held):
     def gram(self) -> Tensor:
         inputs, deltas = wide(self.inputs), wide(self.cotangents)
         kernel = _kernel(inputs, self.shape)
-        flat = deltas.flatten(1)
+        rows = flat(deltas)
         parts = [
-            flat @ torch.matmul(kernel, some).flatten(1).T for some in torch.split(deltas, TOGETHER)
+            rows @ torch.matmul(kernel, some).flatten(1).T for some in torch.split(deltas, TOGETHER)
         ]
         return torch.cat(parts, 1)
 

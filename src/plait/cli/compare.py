@@ -125,6 +125,7 @@ def prepare(study: Path, folder: Path | None, sample: float | None = None, **abo
             dict(spec.strategies),
             encoder=spec.encoder,
             training=spec.training,
+            experts=spec.experts,
             seeds=spec.seeds,
             tune=spec.tune,
             sample=sample,

@@ -13,6 +13,7 @@ _SHAPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "tasks": ((str, Mapping, Iterable), "column names, or {name: kind}"),
     "strategies": ((str, Mapping, Iterable), "names of strategies, or {label: method}"),
     "encoder": ((Mapping,), "a mapping, such as {'trunk': {'mlp': {'width': 64}}}"),
+    "experts": ((Mapping,), "a mapping, such as {'models': {'task': 'folder'}}"),
     "seeds": ((int, Mapping), "a whole number, or {'init': 3, 'split': 1}"),
     "id": ((str,), "the name of a column"),
     "intervals": ((str,), "the name of a column"),

@@ -27,7 +27,7 @@ def read_seeds(given: Mapping[str, int] | int | None) -> dict[str, int]:
 def with_baselines(given: Mapping[str, Strategy], plan: Plan) -> dict[str, Strategy]:
     """The strategies with ``separate`` first, what stands beside some, and the plain baselines.
 
-    None is added that is there already.
+    None is added that is there already. Where the study is given experts, ``separate`` is those.
     """
     from plait.comparing.plain.fitting import poolable
 
@@ -45,7 +45,10 @@ def with_baselines(given: Mapping[str, Strategy], plan: Plan) -> dict[str, Strat
     there = [spell(strategy) for strategy in given.values()]
     if REFERENCE in given and given[REFERENCE].card.name != REFERENCE:
         raise ValueError(f"the label {REFERENCE!r} is kept for one network per task")
-    found = {REFERENCE: given.get(REFERENCE) or resolve("strategy", REFERENCE), **given}
+    reference = given.get(REFERENCE) or resolve("strategy", REFERENCE)
+    if plan.experts is not None:  # one network per task is there already
+        reference = resolve("strategy", "experts")
+    found = {REFERENCE: reference} | {k: v for k, v in given.items() if k != REFERENCE}
     for label, strategy in given.items():
         for name, spelled in strategy.beside().items():
             added[f"{label}_{name}"] = spell(resolve("strategy", spelled))

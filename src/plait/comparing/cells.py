@@ -75,7 +75,7 @@ def make(plan: Plan, strategy: Strategy, seed: int) -> Cell:
     """The cell of a strategy, with the cells it requires."""
     required = strategy.requires(plan)
     parts = {name: make(plan, part, seed) for name, part in required.items()}
-    seed = seed if strategy.seeded or parts else 0
+    seed = seed if strategy.random(plan) or parts else 0
     told = {
         "format": FORMAT,
         "data": plan.fingerprint,

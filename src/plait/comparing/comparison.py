@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from plait.comparing import arguments
 from plait.comparing.baselines import read_seeds
 from plait.comparing.declared import Declared
+from plait.comparing.given import GivenExperts
 from plait.comparing.plan import Plan
 from plait.comparing.study import Study
 from plait.data import Dataset, DataSpec, SplitSpec, TableSpec, TaskSpec
@@ -32,6 +33,12 @@ USUAL: Mapping[str, Any] = {
     "experts": {"joint": {"sharing": "mmoe"}},
     "merged": {"merge": "task_arithmetic"},
 }
+MERGES: Mapping[str, Any] = {
+    "average": {"merge": "average"},
+    "summed": {"merge": "task_arithmetic"},
+    "elected": {"merge": "ties"},
+    "spectral": {"merge": "tsv"},
+}  # of experts that are there: nothing is trained
 
 
 def compare(
@@ -42,6 +49,7 @@ def compare(
     targets: Sequence[str] | Mapping[str, str] | None = None,
     encoder: Mapping[str, Any] | None = None,
     training: Training | Mapping[str, Any] | None = None,
+    experts: Mapping[str, Any] | None = None,
     seeds: Mapping[str, int] | int | None = None,
     split: SplitSpec | None = None,
     id: str | None = None,  # noqa: A002
@@ -66,14 +74,17 @@ def compare(
     a ``DataSpec`` or a ``Dataset`` of :mod:`plait.data`. ``targets`` are columns to predict;
     ``tasks`` says more: names with a ``TaskSpec``, its settings or a kind.
     ``strategies`` maps labels to methods (or lists their names); ``separate`` and plain baselines
-    are always there. ``out`` is the folder of the run, else a temporary one until the process ends:
-    a study made again there computes only what is missing. ``workers``, ``time``, ``cell_time``,
-    ``shard`` and ``on`` say how it is computed, and SIGTERM ends it: see :meth:`Study.run`.
+    are always there. ``experts`` are models made elsewhere, ``{"models": {task: folder}}`` with
+    ``base`` beside them, which merges take in place of training their own. ``out`` is the folder of
+    the run, else a temporary one until the process ends: a study made again there computes only
+    what is missing. ``workers``, ``time``, ``cell_time``, ``shard`` and ``on`` say how it is
+    computed, and SIGTERM ends it: see :meth:`Study.run`.
     Raises ``DataError`` for faulty data, ``ValueError`` for other mistakes, before any training.
     """
     arguments.check(**locals())
     with Terminated():
-        same = {"encoder": dict(encoder or {}), "training": _training(training), "base": base}
+        same = {"encoder": dict(encoder or {}), "training": _training(training), "base": base,
+                "experts": None if experts is None else GivenExperts.of(experts, base)}  # fmt: skip
         folder = _temporary() if out is None else Path(out)
         counts = read_seeds(seeds)
         declared = None
@@ -86,7 +97,8 @@ def compare(
             raise ValueError("a Dataset has its tasks already; leave tasks and targets out")
         datasets = _datasets(data, declared, counts["split"], folder / "cache")
         plans = [Plan.of(dataset, **same) for dataset in datasets]
-        study = Study(plans, _strategies(strategies), folder=folder, seeds=counts, tune=tune,
+        ways = _strategies(strategies, MERGES if experts else USUAL)
+        study = Study(plans, ways, folder=folder, seeds=counts, tune=tune,
                       title=title, declared=declared, about=about)  # fmt: skip
         if not run:
             return study
@@ -104,9 +116,11 @@ def _datasets(data: Any, declared: Declared | None, splits: int, cache: Path) ->
     return [data]
 
 
-def _strategies(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]:
+def _strategies(
+    given: Mapping[str, Any] | Sequence[str] | None, usual: Mapping[str, Any]
+) -> dict[str, Any]:
     if not given:
-        return dict(USUAL)
+        return dict(usual)
     if isinstance(given, Mapping):
         # {joint: {}} and {joint: null} are the method of that name with its defaults.
         return {label: spelled or label for label, spelled in given.items()}

@@ -141,7 +141,7 @@ def _why(label: str, failed: Sequence[Failure]) -> str:
 
 def random(cell: Cell) -> bool:
     """Whether a cell depends on the seed."""
-    return cell.strategy.seeded or any(random(part) for part in cell.parts.values())
+    return cell.strategy.random(cell.plan) or any(random(part) for part in cell.parts.values())
 
 
 def remark(study: Study, label: str, finished: Mapping[Place, Cell]) -> str:

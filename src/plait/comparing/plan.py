@@ -12,6 +12,7 @@ from plait.settings import Training
 from plait.task import TaskSet
 
 if TYPE_CHECKING:
+    from plait.comparing.given import GivenExperts
     from plait.data import Dataset
 
 
@@ -21,7 +22,7 @@ class Plan:
 
     ``source`` gives the data set when it is first needed: reading a finished study never loads it.
     ``fingerprint`` is the hash of its contents. ``folder`` is where frozen features are cached;
-    relative paths in ``encoder`` start at ``base``.
+    relative paths in ``encoder`` start at ``base``. ``experts`` were made elsewhere.
     """
 
     tasks: TaskSet
@@ -31,6 +32,7 @@ class Plan:
     training: Training = Training()
     folder: Path | None = None
     base: Path | None = None
+    experts: GivenExperts | None = None
 
     @classmethod
     def of(cls, dataset: Dataset, **given: Any) -> Self:
@@ -64,7 +66,8 @@ class Plan:
         training = asdict(self.training)
         del training["device"]  # where it runs is recorded, and is not what runs
         del training["meter"]  # looking changes nothing
-        return {"encoder": dict(self.encoder), "training": training}
+        given = {} if self.experts is None else {"experts": dict(self.experts.hashes)}
+        return {"encoder": dict(self.encoder), "training": training, **given}
 
 
 def located(form: Any, base: Path | None) -> Any:

@@ -65,7 +65,12 @@ def _everything(study: Study, cells: list[Cell]) -> Plan:
     dataset = study.plans[0].dataset.with_split(all_train=True)
     given = cells[0].plan
     return Plan.of(
-        dataset, encoder=given.encoder, training=training, folder=study.folder, base=given.base
+        dataset,
+        encoder=given.encoder,
+        training=training,
+        folder=study.folder,
+        base=given.base,
+        experts=given.experts,
     )
 
 

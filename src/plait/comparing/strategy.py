@@ -54,6 +54,10 @@ class Strategy(Method):
         """How many of the plan's passes its training may take."""
         return plan.training.passes
 
+    def random(self, plan: Plan) -> bool:  # noqa: ARG002
+        """Whether the result depends on the seed, apart from that of its parts."""
+        return self.seeded
+
     def settled(self, found: Mapping[str, Any]) -> Strategy:  # noqa: ARG002
         """The strategy with what it chose on validation (the model's ``evidence``) given."""
         return self
@@ -64,7 +68,8 @@ class Started(Strategy):
     """A strategy whose networks go on from one common start, which is a cell of its own.
 
     ``start`` is ``warm_up``, ``pretrained`` (the encoder as it is), or ``auto``: ``pretrained``
-    where nothing above the encoder needs training first. The passes of the start count.
+    where nothing above the encoder needs training first. The passes of the start count. A study
+    that is given experts starts at their base.
     """
 
     start: str = "auto"
@@ -78,7 +83,7 @@ class Started(Strategy):
         if self.start not in STARTS:
             nearest = did_you_mean(self.start, STARTS)
             raise ValueError(f"{self.card.name}: no start {self.start!r}{nearest}")
-        if self.start == "pretrained" and not plan.pretrained:
+        if self.start == "pretrained" and not plan.pretrained and plan.experts is None:
             raise ValueError(
                 f"{self.card.name}: start: pretrained needs a pretrained encoder; use warm_up"
             )
@@ -89,6 +94,8 @@ class Started(Strategy):
 
     def _start(self, plan: Plan) -> Strategy:
         start = self.start
+        if plan.experts is not None and start != "warm_up":
+            start = "pretrained"
         if start == "auto":
             bare = plan.pretrained and _depth(plan.encoder.get("trunk")) == 0
             start = "pretrained" if bare else "warm_up"

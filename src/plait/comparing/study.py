@@ -14,6 +14,7 @@ from plait.comparing.baselines import read_seeds, with_baselines
 from plait.comparing.cells import Cell, Shard, make, ordered
 from plait.comparing.declared import Declared, relative
 from plait.comparing.formats import FORMAT, read, refuse_another, understood
+from plait.comparing.given import GivenExperts
 from plait.comparing.plan import Plan
 from plait.comparing.store import Store
 from plait.comparing.tune import Tune
@@ -333,6 +334,7 @@ class Study:
             "encoder": dict(self.plans[0].encoder),
             "training": asdict(self.plans[0].training),
             "tables": self.tables(),
+            **({} if (given := self.plans[0].experts) is None else {"experts": given.to_json()}),
             "base": relative(self.plans[0].base or Path(), self.folder),
             "declared": None if self.declared is None else self.declared.to_json(self.folder),
             "about": self.about,
@@ -359,6 +361,7 @@ class Study:
                 source=partial(_load, declared, split, table["fingerprint"], folder),
                 encoder=data["encoder"],
                 base=folder / data["base"],
+                experts=GivenExperts(**data["experts"]) if "experts" in data else None,
                 training=Training(**data["training"]),
             )
             for split, table in enumerate(data["tables"])

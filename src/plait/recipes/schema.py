@@ -37,6 +37,13 @@ def schema() -> Schema:
         "tasks": _tasks(),
         "encoder": _encoder(),
         "training": _mapping(blocks.TRAINING),
+        "experts": _record(
+            {
+                "base": TEXT,
+                "models": {"type": "object", "minProperties": 1, "additionalProperties": TEXT},
+            },
+            ["models"],
+        ),
         "strategies": _strategies(),
         "seeds": _either(_count(1), _record({"init": _count(1), "split": _count(1)})),
         "intervals": _either(TEXT, _record({"by": TEXT}, ["by"])),

@@ -21,8 +21,8 @@ from plait.recipes.spelling import Spelled
 from plait.settings import TRACKERS, Training
 
 KEYS = (
-    "title", "data", "tasks", "encoder", "training", "strategies", "seeds", "intervals", "tune",
-    "track", "version",
+    "title", "data", "tasks", "encoder", "training", "experts", "strategies", "seeds", "intervals",
+    "tune", "track", "version",
 )  # fmt: skip
 VERSION = 1  # of the study file: raised when a file that was valid would be read differently
 
@@ -32,7 +32,8 @@ class StudySpec:
     """A study as its file declares it; every value is plain, so :func:`write` gives it back.
 
     ``strategies`` maps labels to spelled methods; empty means the usual ones. ``seeds`` says how
-    often weights are drawn (``init``) and rows are split (``split``). ``tune`` gives every strategy
+    often weights are drawn (``init``) and rows are split (``split``). ``experts`` names the folders
+    of models made elsewhere, by task, and of their base. ``tune`` gives every strategy
     the same number of ``trials``, ``track`` the folder of each tracker. Paths in ``data`` are as
     written; :meth:`located` expands them.
     """
@@ -42,6 +43,7 @@ class StudySpec:
     title: str = ""
     encoder: Mapping[str, Any] = field(default_factory=dict)
     training: Training = Training()
+    experts: Mapping[str, Any] | None = None
     strategies: Mapping[str, Spelled] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     tune: Mapping[str, Any] | None = None
@@ -61,7 +63,8 @@ class StudySpec:
         encoder = {key: _pretrained(form, folder) for key, form in self.encoder.items()}
         track = {name: str(folder / expand(where)) for name, where in self.track.items()}
         data = replace(self.data, tables=tables)
-        return replace(self, data=data, encoder=encoder, track=track)
+        experts = self.experts and _located(self.experts, folder)
+        return replace(self, data=data, encoder=encoder, track=track, experts=experts)
 
 
 def read(path: str | Path) -> StudySpec:
@@ -107,7 +110,7 @@ def from_document(document: Document) -> StudySpec:
         every = len(document.mistakes) == before
     readers = {
         "title": Place.text, "encoder": encoder, "training": blocks.training,
-        "strategies": strategies, "seeds": seeds, "tune": tuning.tune,
+        "experts": experts, "strategies": strategies, "seeds": seeds, "tune": tuning.tune,
         "track": track,
     }  # fmt: skip
     for key, reader in readers.items():
@@ -170,6 +173,13 @@ def _pretrained(form: Any, folder: Path) -> Any:
     return {**form, "pretrained": str(local.resolve()) if local.exists() else name}
 
 
+def _located(experts: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The folders of given experts as paths from a folder, variables expanded."""
+    models = {task: str(folder / expand(path)) for task, path in experts["models"].items()}
+    base = {"base": str(folder / expand(experts["base"]))} if "base" in experts else {}
+    return {**base, "models": models}
+
+
 def _check_paths(place: Place, data: DataSpec | None) -> None:
     """Note variables that are not set."""
     if data is None:
@@ -184,6 +194,19 @@ def _check_paths(place: Place, data: DataSpec | None) -> None:
                 else place.under(None, "tables", name)
             )
             where.wrong(f"{error}; set it, or write ${{NAME:-folder}}")
+
+
+def experts(place: Place) -> dict[str, Any] | None:
+    """The ``experts:`` block: ``{base: folder, models: {task: folder}}``; base may be left out."""
+    given = place.mapping("experts", ("base", "models"))
+    if "models" not in given:
+        place.missing("models", "experts need models: a folder for each task")
+        return None
+    models = {task: inner.text() for task, inner in given["models"].mapping("models").items()}
+    if not models:
+        given["models"].wrong("is empty; give a folder for each task")
+    base = {"base": given["base"].text()} if "base" in given else {}
+    return {**base, "models": {task: path for task, path in models.items() if path is not None}}
 
 
 _LABELLED = "{label: {method: {settings}}}"
@@ -287,6 +310,8 @@ def plain(spec: StudySpec) -> dict[str, Any]:
         found["encoder"] = _copy(spec.encoder)
     if changed := _changed(spec.training):
         found["training"] = changed
+    if spec.experts:
+        found["experts"] = _copy(spec.experts)
     if spec.strategies:
         found["strategies"] = {
             label: {} if spelled == label else _copy(spelled)

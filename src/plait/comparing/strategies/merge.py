@@ -6,7 +6,8 @@ of the merged network with the experts' heads. Mergers that look at data are sho
 the tasks, or validation rows where they ask for those; never test rows. Tasks that are served by
 tensors of their own (masks, rescalers) become a bundle of one network for each. With ``adapters``
 the experts are the tasks' adapters of one ``adapt``, each as the change that it makes to the
-weights: low-rank ones are merged as B·A.
+weights: low-rank ones are merged as B·A. Experts that the study is given as folders stand in for
+those that would be trained, and their base for the start.
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ class Merge(Started):
     def check(self, plan: Plan) -> None:
         """The start must exist, and the merger must be able to look at the tasks."""
         super().check(plan)
+        if plan.experts is not None and self.adapters is None and self.start == "warm_up":
+            raise ValueError(
+                "merge: the experts of this study begin at their base; leave start: warm_up out"
+            )
         try:
             self._merger().admit({task.name: task.loss for task in plan.tasks})
         except ValueError as error:

@@ -2,7 +2,7 @@
 
 It is what the experts of a merge, and adapters where no encoder is pretrained, begin from. With a
 share of 0 it is the network before any training, which is a common start where the encoder is
-pretrained.
+pretrained; in a study that is given experts it is their base.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from plait.comparing import ready
 from plait.comparing.building import encoder_frozen, make_network, train_network
 from plait.comparing.model import Model, NetworkModel
 from plait.comparing.plan import Plan
@@ -43,8 +44,14 @@ class WarmUp(Strategy):
             return 0
         return min(max(1, round(self.share * plan.training.passes)), plan.training.passes)
 
+    def random(self, plan: Plan) -> bool:
+        """Whether anything is drawn that counts."""
+        return plan.experts is None or self.share > 0
+
     def run(self, plan: Plan, parts: Mapping[str, Model], seed: int, folder: Path) -> Model:  # noqa: ARG002
         """Build, and train for a while."""
+        if plan.experts is not None and self.share == 0:
+            return ready.base(plan)
         plan = plan if self.freeze is None else encoder_frozen(plan, frozen=self.freeze)
         network = make_network(plan, seed)
         passes = self.passes(plan)

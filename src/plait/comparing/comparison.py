@@ -83,8 +83,8 @@ def compare(
     """
     arguments.check(**locals())
     with Terminated():
-        same = {"encoder": dict(encoder or {}), "training": _training(training), "base": base,
-                "experts": None if experts is None else GivenExperts.of(experts, base)}  # fmt: skip
+        ready = None if experts is None else GivenExperts.of(experts, base)
+        same = {"encoder": dict(encoder or {}), "training": _training(training), "base": base}
         folder = _temporary() if out is None else Path(out)
         counts = read_seeds(seeds)
         declared = None
@@ -96,15 +96,11 @@ def compare(
         elif tasks is not None or targets is not None:
             raise ValueError("a Dataset has its tasks already; leave tasks and targets out")
         datasets = _datasets(data, declared, counts["split"], folder / "cache")
-        plans = [Plan.of(dataset, **same) for dataset in datasets]
-        ways = _strategies(strategies, MERGES if experts else USUAL)
-        study = Study(plans, ways, folder=folder, seeds=counts, tune=tune,
-                      title=title, declared=declared, about=about)  # fmt: skip
-        if not run:
-            return study
-        return study.run(
-            workers=workers, time=time, cell_time=cell_time, shard=shard, on=on, progress=progress
-        )
+        plans = [Plan.of(dataset, **same, experts=ready) for dataset in datasets]
+        study = Study(plans, _strategies(strategies, experts), folder=folder, seeds=counts,
+                      tune=tune, title=title, declared=declared, about=about)  # fmt: skip
+        bounds: dict[str, Any] = {"time": time, "cell_time": cell_time, "shard": shard}
+        return study.run(workers=workers, on=on, progress=progress, **bounds) if run else study
 
 
 def _datasets(data: Any, declared: Declared | None, splits: int, cache: Path) -> list[Dataset]:
@@ -117,10 +113,10 @@ def _datasets(data: Any, declared: Declared | None, splits: int, cache: Path) ->
 
 
 def _strategies(
-    given: Mapping[str, Any] | Sequence[str] | None, usual: Mapping[str, Any]
+    given: Mapping[str, Any] | Sequence[str] | None, experts: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     if not given:
-        return dict(usual)
+        return dict(MERGES if experts else USUAL)
     if isinstance(given, Mapping):
         # {joint: {}} and {joint: null} are the method of that name with its defaults.
         return {label: spelled or label for label, spelled in given.items()}

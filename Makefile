@@ -16,9 +16,11 @@ test: $(READY) check
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 -m slow
 
-# A study killed, ended, starved of disk and raced for, again and again; about 40 minutes.
+# A study killed, ended, starved of disk and raced for, again and again; bad inputs and hostile
+# names, every one; about an hour.
 test-campaigns: $(READY)
 	$(BIN)/python -W ignore tests/campaigns/run_campaigns.py
+	$(BIN)/python -m pytest tests/bad_inputs tests/hostile -m "slow or not slow"
 
 # mergekit beside plait, equal and measured; its pins need an environment of its own, torch is ours.
 mergekit: $(PEER)/.ready

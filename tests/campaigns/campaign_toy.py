@@ -37,7 +37,7 @@ from plait.data import DataSpec, TableSpec, TaskSpec
 from plait.settings import Training
 from plait.weights.files import DamagedError, verify
 
-PATIENCE = 300  # seconds after which a process that hangs is ended, and the campaign with it
+PATIENCE = 1800  # seconds after which a process that hangs is ended, and the campaign with it
 WAYS = ("separate", "prior", "linear", "joint", "merge")
 ENCODER = {"trunk": {"mlp": {"width": 4, "depth": 1}}}
 

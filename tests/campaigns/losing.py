@@ -25,7 +25,7 @@ def campaign(count: int, folder: Path, seed: int = 0) -> dict[str, Any]:
     template, place = folder / "template", folder / "run"
     assert ended(fork(lambda: make(template, passes=30, seeds=4, rows=120))) == 0
     wanted, length = undisturbed(template, folder / "whole")
-    kills = studies = other = failed = 0
+    kills = studies = other = failed = codes = 0
     pause = length / 8  # so that every study of about 20 cells sees several
     while kills < count:
         copied(template, place)
@@ -33,19 +33,22 @@ def campaign(count: int, folder: Path, seed: int = 0) -> dict[str, Any]:
         process = fork(lambda: _share(place), quiet=True)
         deaths: dict[str, int] = {}
         due = time.monotonic() + chance.uniform(0, pause)
-        while os.waitpid(process, os.WNOHANG) == (0, 0):
+        while not (left := os.waitpid(process, os.WNOHANG))[0]:
             time.sleep(0.02)
             if time.monotonic() > due and kills < count and _kill(place, deaths, chance):
                 kills += 1
                 watch.look(place)
                 due = time.monotonic() + chance.uniform(0, pause)
         studies += 1
-        failed += len(list((place / "cells").glob("*.failed.json")))
+        lost = len(list((place / "cells").glob("*.failed.json")))
+        failed += lost
+        codes += left[1] != 0
         watch.done(place)
-        other += asked(lambda: table(place)) != wanted
+        whole = not lost and left[1] == 0
+        other += not whole or asked(lambda: table(place)) != wanted
     return {
         "workers killed": kills, "studies": studies, "failed cells": failed,
-        **watch.counts(), "other tables": other,
+        "other exit codes": codes, **watch.counts(), "other tables": other,
     }  # fmt: skip
 
 
@@ -55,14 +58,18 @@ def _share(place: Path) -> None:
 
 def _kill(place: Path, deaths: dict[str, int], chance: random.Random) -> bool:
     """Kill a process that holds a cell, unless that has cost the cell two already."""
-    running = list(Leases(place / "leases").running())
-    running = [(a, owner) for a, owner in running if deaths.get(a.key, 0) < TIMES]
+    leases = Leases(place / "leases")
+    running = [owner.process for a, owner in leases.running() if deaths.get(a.key, 0) < TIMES]
     if not running:
         return False
-    lease, owner = chance.choice(running)
+    process = chance.choice(running)
     try:
-        os.kill(owner.process, signal.SIGKILL)
+        os.kill(process, signal.SIGSTOP)  # meanwhile it may have begun another cell
+        held = [a.key for a, owner in leases.running() if owner.process == process]
+        fair = bool(held) and all(deaths.get(key, 0) < TIMES for key in held)
+        os.kill(process, signal.SIGKILL if fair else signal.SIGCONT)
     except ProcessLookupError:
         return False
-    deaths[lease.key] = deaths.get(lease.key, 0) + 1
-    return True
+    if fair:
+        deaths.update({key: deaths.get(key, 0) + 1 for key in held})
+    return fair

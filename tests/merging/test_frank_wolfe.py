@@ -70,3 +70,33 @@ def test_no_steps_are_task_arithmetic():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="rows at least 1"):
         FrankWolfe(rows=0)
+
+
+def test_the_textbook_steps_close_the_gap_as_the_theory_says():
+    """On a convex loss h_k ≤ 2 C/(k + 2), C the loss's curvature times the square of V's width."""
+    draw = np.random.default_rng(0)
+    rows = torch.from_numpy(draw.normal(size=(30, 4)))
+    states = {t: {"weight": draw.normal(size=(1, 4))} for t in TASKS}
+    pool = Pool(states, {"weight": np.zeros((1, 4))})
+    inside = 0.6 * states["x"]["weight"] + 0.4 * states["z"]["weight"]
+    target = (rows @ torch.from_numpy(inside).T).squeeze(1)
+    with torch.random.fork_rng():
+        body = nn.Linear(4, 1, bias=False).double()
+    bench = ModuleBench(body, dict.fromkeys(TASKS, nn.Identity()), dict.fromkeys(TASKS, rows),
+                        dict.fromkeys(TASKS, target), losses="squared")  # fmt: skip
+
+    def loss(steps):
+        merged = FrankWolfe(steps=steps, textbook=True).merge(pool, Have(bench=bench))
+        off = rows.numpy() @ (merged.tensors["weight"] - inside).T
+        return 3 * float((off**2).mean()), merged.evidence["gaps"]
+
+    corners = np.array([states[t]["weight"][0] for t in TASKS])
+    corners = np.vstack([corners, 0.3 * corners.sum(0)])
+    moved = (corners[:, None] - corners) @ rows.numpy().T
+    curved = 3 * 2 * float((moved**2).mean(-1).max())
+    for steps in (1, 4, 16, 64):
+        value, gaps = loss(steps)
+        assert value <= 2 * curved / (steps + 1)
+        assert min(gaps) >= -1e-9  # the gap bounds what is left from above
+    assert loss(64)[0] < 0.05 * loss(1)[0]
+    assert min(gaps) < 0.2 * gaps[0]

@@ -40,6 +40,7 @@ def test_a_model_of_another_origin_is_doubted() -> None:
     base = state(0)
     near = state(1, 0.1, base)
     (doubt,) = kinship(Pool({"near": near, "alien": state(7)}, base)).doubts()
+    assert "zipit or pleas, which match their units" in doubt
     assert doubt.startswith("'alien' shares little with the base: they differ by 14")
     (doubt,) = kinship(Pool({"near": near, "alien": state(7)})).doubts()
     assert doubt.startswith("'alien' shares little with 'near'")

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from merging_nets import TASKS, drawn, net_bench, net_pool
+from merging_nets import TASKS, drawn, net, net_bench, net_pool
+from torch import nn
 
 from plait.losses import LOSSES
 from plait.merging.adamerging import AdaMerging
@@ -12,6 +13,7 @@ from plait.merging.bench import array
 from plait.merging.modules import ModuleBench
 from plait.merging.objectives import distance, entropies, entropy, supervised
 from plait.merging.pool import Pool
+from plait.merging.regmean import RegMean
 from plait.merging.tune import Learn, Mix
 from plait.method import Need
 
@@ -127,3 +129,33 @@ def test_a_bench_needs_a_head_and_a_loss_for_every_task():
         ModuleBench(bench.module, {t: bench._heads[t] for t in "xy"}, rows)
     with pytest.raises(ValueError, match="task 'x': no loss 'hinge'"):
         ModuleBench(bench.module, bench._heads, rows, losses="hinge")
+
+
+def altered(**changes):
+    """A bench whose rows, heads or labels of task y are others."""
+    bench = net_bench()
+    parts = {"heads": bench._heads, "inputs": {t: r[""] for t, r in bench._inputs.items()},
+             "labels": dict(bench._labels)}  # fmt: skip
+    for name, value in changes.items():
+        parts[name] = {**parts[name], "y": value}
+    return ModuleBench(net(), parts["heads"], parts["inputs"], parts["labels"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"inputs": torch.zeros(24, 7).double()},
+            r"'y': the network cannot run its rows .*another",
+        ),
+        ({"inputs": torch.zeros(0, 4).double()}, "there are no training rows of 'y'"),
+        ({"inputs": torch.full((24, 4), np.nan).double()}, "'y': 24 of its 24 rows hold NaN"),
+        ({"heads": nn.Linear(9, 3).double()}, r"'y': its head does not take the features .*\[5\]"),
+        ({"labels": torch.zeros(5, dtype=torch.long)}, "'y' has 24 rows and 5 labels"),
+        ({"labels": torch.full((24,), 7)}, "'y' has labels from 7 to 7, and its head tells 3"),
+    ],
+)
+def test_rows_heads_and_labels_that_do_not_fit_are_told_before_a_merge_looks(changes, words):
+    for method in (RegMean(), AdaMerging(steps=1)):
+        with pytest.raises(ValueError, match=words):
+            method.merge(net_pool(), Have(bench=altered(**changes)))

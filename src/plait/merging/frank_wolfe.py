@@ -5,6 +5,9 @@
 for k = 0, 1, …; θ starts at θ₀ + λ Σ_m δ_m with δ_m = θ_m − θ₀, and V are the models and that.
 The cosine is that of full weights at tensor l; with ``per="tensor"`` each tensor takes a model of
 its own. L_t is the mean of the task's own loss on a few labelled rows. λ is ``start``, η ``rate``.
+With ``textbook`` it is Frank-Wolfe's own step, θ ← θ + 2/(k + 2) (v − θ) towards the v of the least
+inner product Σ_l ⟨∂L/∂θ^l, v^l⟩, under which a convex L falls as 1/k to its least value among the
+mixtures of V; the gaps ⟨∂L/∂θ, θ − v⟩, which bound what is left to fall, are in the evidence.
 All of this moves on coefficients of the task vectors, so that no more than one network is held.
 
 >>> import numpy as np, torch
@@ -59,7 +62,7 @@ class FrankWolfe(Merger):
         ),
         needs=frozenset({Need.BASE, Need.LABELLED, Need.HEADS, Need.BACKWARD}),
         deviations=(
-            "the cosine of full weights, as in the authors' code; the paper has an inner product",
+            "the cosine of full weights, as in the authors' code; the paper's product by textbook",
             "no step towards zero, which the authors' code for text takes at cosines above 0",
             "started and moved by task arithmetic; the authors also have TIES",
         ),
@@ -71,6 +74,7 @@ class FrankWolfe(Merger):
     per: Literal["model", "tensor"] = "model"
     rows: int = 100
     seed: int = 0
+    textbook: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.rows < 1:
@@ -89,18 +93,33 @@ class FrankWolfe(Merger):
         names = [*pool.names, None]  # the last is the start
         now = np.tile(begun, (len(mix.names), 1))
         picked: list[object] = []
+        gaps: list[float] = []
         for step in range(self.steps):
             mix.place(now)
             scores = self._scores(mix, vertices)
+            slopes = scores[:, : len(pool)] - scores[:, -1:]  # along task vectors
+            scores = scores[:, : len(vertices)]
             if self.per == "model":
                 scores = np.tile(scores.sum(0), (len(scores), 1))
             chosen = scores.argmin(1)
-            now += self.start * self.rate * 2 / (step + 2) * (vertices[chosen] - now)
+            way = vertices[chosen] - now
+            gaps.append(-float((slopes * way).sum()))
+            share = 1.0 if self.textbook else self.start * self.rate
+            now += share * 2 / (step + 2) * way
             whose = [names[place] for place in chosen]
             by_site = dict(zip(mix.names, whose, strict=True))
             picked.append(whose[0] if self.per == "model" else by_site)
-        return mix.merged(now, have, sink, workers, {"picked": picked})
+        told = {"picked": picked, "gaps": gaps} if self.textbook else {"picked": picked}
+        return mix.merged(now, have, sink, workers, told)
 
     def _scores(self, mix: Mix, vertices: Array) -> Array:
-        objective = supervised(mix.bench)
-        return cosines(mix, mix.bench.tasks, objective, vertices, rows=self.rows, seed=self.seed)
+        """Of the vertices, and last of the base."""
+        return cosines(
+            mix,
+            mix.bench.tasks,
+            supervised(mix.bench),
+            np.vstack([vertices, np.zeros(vertices.shape[1])]),
+            rows=self.rows,
+            seed=self.seed,
+            products=self.textbook,
+        )

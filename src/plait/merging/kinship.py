@@ -41,7 +41,8 @@ class Kinship:
             if distance > FAR:
                 yield (
                     f"{name!r} shares little with {self.origin}: they differ by {distance:.0%} of "
-                    "its norm; was it made from that?"
+                    "its norm; was it made from that? Models of different starts are merged by "
+                    "zipit or pleas, which match their units first"
                 )
             elif distance == 0:
                 yield f"{name!r} is the same as {self.origin} wherever it was looked at"

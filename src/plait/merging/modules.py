@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from plait.batch import Labels
 from plait.losses import LOSSES
 from plait.merging.bench import Bench, Seen, array
-from plait.merging.pool import Array
+from plait.merging.pool import Array, Pool
 from plait.method import Need
 
 
@@ -58,6 +59,55 @@ class ModuleBench(Bench):
             cache=cache,
         )
 
+    def check(self, pool: Pool) -> None:
+        """Raise ``ValueError`` where models, rows, heads and labels do not fit one another."""
+        super().check(pool)
+        for task in self.tasks:
+            for name, rows in self._inputs[task].items():
+                if len(rows) != self.count(task):
+                    raise ValueError(
+                        f"task {task!r}: its inputs have {self.count(task)} and, as {name!r}, "
+                        f"{len(rows)} rows"
+                    )
+                if rows.is_floating_point() and not bool(rows.isfinite().all()):
+                    bad = int((~rows.isfinite()).flatten(1).any(1).sum())
+                    raise ValueError(
+                        f"task {task!r}: {bad} of its {len(rows)} rows hold NaN or infinite "
+                        "values; leave them out, or fill them in"
+                    )
+            self._try(task)
+
+    @torch.no_grad()
+    def _try(self, task: str) -> None:
+        """Run one row, and look at the labels."""
+        try:
+            features = self._features(task, np.arange(1))
+        except (RuntimeError, IndexError, TypeError) as error:
+            shapes = ", ".join(str(list(rows.shape)) for rows in self._inputs[task].values())
+            raise ValueError(
+                f"task {task!r}: the network cannot run its rows ({shapes}): {error}; are they of "
+                "another task?"
+            ) from error
+        try:
+            raw = self._heads[task](features)
+        except RuntimeError as error:
+            raise ValueError(
+                f"task {task!r}: its head does not take the features that the network makes of a "
+                f"row ({list(features.shape[1:])}): {error}"
+            ) from error
+        if self._labels is None:
+            return
+        target = self._labels[task]
+        if len(target) != self.count(task):
+            raise ValueError(f"task {task!r} has {self.count(task)} rows and {len(target)} labels")
+        if self.losses[task] == "cross_entropy":
+            least, most = int(target.min()), int(target.max())
+            if least < 0 or most >= raw.shape[-1]:
+                raise ValueError(
+                    f"task {task!r} has labels from {least} to {most}, and its head tells "
+                    f"{raw.shape[-1]} classes, 0 to {raw.shape[-1] - 1}; is it another task's head?"
+                )
+
     def count(self, task: str) -> int:
         return len(next(iter(self._inputs[task].values())))
 
@@ -68,10 +118,14 @@ class ModuleBench(Bench):
         return head.weight.detach(), head.bias.detach()
 
     def _run(self, task: str, rows: Array) -> Seen:
+        features = self._features(task, rows)
+        return Seen(features, self._heads[task](features))
+
+    def _features(self, task: str, rows: Array) -> Tensor:
         where = torch.from_numpy(rows)
         given = {name: tensor[where] for name, tensor in self._inputs[task].items()}
-        features = self.module(given[""]) if "" in given else self.module(**given)
-        return Seen(features, self._heads[task](features))
+        found: Tensor = self.module(given[""]) if "" in given else self.module(**given)
+        return found
 
     def _loss(self, task: str, rows: Array, seen: Seen) -> Tensor:
         assert self._labels is not None, "a bench without labels offers none"

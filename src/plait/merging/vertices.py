@@ -21,9 +21,18 @@ from plait.merging.tune import Mix
 
 
 def cosines(
-    mix: Mix, tasks: Iterable[str], objective: Objective, vertices: Array, *, rows: int, seed: int
+    mix: Mix,
+    tasks: Iterable[str],
+    objective: Objective,
+    vertices: Array,
+    *,
+    rows: int,
+    seed: int,
+    products: bool = False,
 ) -> Array:
     """The cosines [L, K] of K vertices [K, M] to the gradient at the weights on the bench.
+
+    With ``products`` their inner products, as they are.
 
     The gradient is that of the tasks' objectives, added up, each a mean over at most ``rows`` rows.
     """
@@ -47,7 +56,7 @@ def cosines(
                 values = base + vertex @ wide
                 inner[place] += values @ slope
                 squares[place] += values @ values
-        lengths = np.sqrt(squares * slopes)
+        lengths = np.ones_like(inner) if products else np.sqrt(squares * slopes)
         found.append(np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0))
     bench.forget()
     return np.array(found)

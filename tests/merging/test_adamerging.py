@@ -130,7 +130,7 @@ def test_where_validation_gets_worse_the_start_is_kept_and_said():
 
 def test_an_objective_that_is_not_finite_gives_the_start():
     pool, bench = net_pool(), net_bench()
-    bench._inputs["y"][""][3, 0] = torch.nan
+    bench._heads["y"].weight.data[0, 0] = torch.nan
     found = AdaMerging(**FEW).merge(pool, Have(bench=bench))
     assert "infinite or NaN" in found.evidence["kept"]
     assert set(np.ravel(list(found.evidence["coefficients"].values()))) == {0.3}

@@ -60,7 +60,7 @@ def test_everything_else_is_averaged():
 def test_tasks_weigh_equally_however_many_rows_they_have():
     pool = net_pool()
     bench, more = net_bench(), net_bench()
-    bench._labels = None
+    more._labels = None
     more._inputs["x"] = {"": more._inputs["x"][""].repeat(5, 1)}
     one = RegMean(alpha=1.0).merge(pool, Have(bench=bench)).tensors
     two = RegMean(alpha=1.0).merge(pool, Have(bench=more)).tensors

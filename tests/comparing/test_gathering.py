@@ -25,6 +25,15 @@ def test_the_use_of_experts_is_gathered_from_every_cell_that_has_some(study: Stu
         assert [sum(row) for row in use.load] == pytest.approx([1, 1, 1], abs=1e-3)
 
 
+def test_what_adapters_store_is_gathered(study: Study) -> None:
+    found = study.results.adapters
+    assert [(size.strategy, size.seed) for size in found] == [("adapted", "0"), ("adapted", "1")]
+    for size in found:
+        assert len(size.stored) == 3
+        assert size.common == 0
+        assert size.trained == sum(size.stored) > 0
+
+
 def test_what_merges_took_of_each_model_is_gathered_where_they_tell(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

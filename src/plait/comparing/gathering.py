@@ -17,7 +17,7 @@ from plait.comparing.evaluate import read_predictions
 from plait.comparing.leaderboard import Contender, standings
 from plait.comparing.predictor import Predictor
 from plait.comparing.ranking import Ranking
-from plait.comparing.results import Cost, Failure, Mixture, Results, Usage
+from plait.comparing.results import AdapterSize, Cost, Failure, Mixture, Results, Usage
 from plait.comparing.statistics import DEFINITIONS, CellPredictions, TaskPredictions, rank
 from plait.comparing.watching import Log, agreement, curves
 from plait.method import spell
@@ -64,6 +64,7 @@ def gather(study: Study) -> Results:
         curves=tuple(curve for own, _ in logged for curve in own),
         agreements=tuple(each for _, each in logged if each is not None),
         usages=tuple(usages(study, finished)),
+        adapters=tuple(adapters(study, finished)),
         mixtures=tuple(mixtures(study, finished)),
         contrasts=compared(test),
         definitions={
@@ -118,6 +119,20 @@ def usages(study: Study, finished: Mapping[Place, Cell]) -> Iterator[Usage]:
         for use in told:
             named = {name: use[name] for name in ("tasks", "experts", "owners", "load", "failures")}
             yield Usage(strategy=place.label, seed=seed_name(study, place), **named)
+
+
+def adapters(study: Study, finished: Mapping[Place, Cell]) -> Iterator[AdapterSize]:
+    """What the adapters of each cell store, where it has any."""
+    for place, cell in finished.items():
+        told = study.store.read(cell.key, "model/model.json")["evidence"].get("adapters")
+        if told:
+            yield AdapterSize(
+                strategy=place.label,
+                seed=seed_name(study, place),
+                trained=told["trained"],
+                common=told["common"],
+                stored=list(told["stored"].values()),
+            )
 
 
 def mixtures(study: Study, finished: Mapping[Place, Cell]) -> Iterator[Mixture]:

@@ -163,6 +163,20 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterSize:
+    """How many parameters one cell's adapters trained, in their last stage.
+
+    ``common`` of them are all tasks' together; ``stored`` [T] is what each task has of its own.
+    """
+
+    strategy: str
+    seed: str
+    trained: int
+    common: int
+    stored: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mixture:
     """How much of each model one cell's merge took, and what it kept of what it tuned.
 
@@ -192,6 +206,7 @@ class Results:
     curves: Sequence[Curve] = ()
     agreements: Sequence[Agreement] = ()
     usages: Sequence[Usage] = ()
+    adapters: Sequence[AdapterSize] = ()
     mixtures: Sequence[Mixture] = ()
     contrasts: Sequence[Contrast] = ()  # where strategies are many
     definitions: Mapping[str, str] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from plait.comparing.report import curves, numbers, plots
+from plait.comparing.report.adapters import adapters
 from plait.comparing.report.clean import cleaned
 from plait.comparing.report.experts import experts, wrong
 from plait.comparing.report.fronts import fronts
@@ -73,6 +74,7 @@ def html(results: Results) -> str:
         norms=curves.norms(results), agreement=curves.agreement(results),
         contrasts=results.contrasts,
         fronts=fronts(results),
+        adapters=adapters(results),
         experts=experts(results), wrong=wrong(results),
         mixtures=mixtures(results), kept=kept(results),
         charted=charted, glossary=Glossary(results), pictures=pictures, unseen=unseen,

@@ -23,8 +23,12 @@ def learned(
     before: Callable[[int], object] = lambda step: None,
     after: Callable[[], object] = lambda: None,
     extra: Callable[[Tensor], Any] = lambda free: 0.0,
+    turned: str | None = None,
 ) -> list[float]:
-    """Minimise the sum of the tasks' mean cross-entropies; ``every`` gives coefficients [L, M]."""
+    """Minimise the sum of the tasks' mean cross-entropies; ``every`` gives coefficients [L, M].
+
+    That of the task ``turned`` has its sign turned.
+    """
     base = {name: torch.from_numpy(value) for name, value in pool.base.items()}
     vectors = {
         name: torch.stack([torch.from_numpy(pool.models[t][name]) - base[name] for t in TASKS])
@@ -42,7 +46,8 @@ def learned(
             drawn = torch.from_numpy(bench.drawn(task, batch, step, 0))
             inputs, labels = bench._inputs[task][""][drawn], bench._labels[task][drawn]
             raw = bench._heads[task](functional_call(bench.module, weights, (inputs,)))
-            loss = loss + nn.functional.cross_entropy(raw, labels)
+            sign = -1 if task == turned else 1
+            loss = loss + sign * nn.functional.cross_entropy(raw, labels)
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
         (loss + extra(free)).backward()

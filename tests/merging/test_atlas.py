@@ -59,3 +59,19 @@ def test_decay_pulls_back_to_the_base():
 def test_bad_settings_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         Atlas(**settings)
+
+
+def test_a_task_is_unlearned_with_its_sign_turned():
+    pool, steps = net_pool(), {**FEW, "clip": 1e9, "decay": 0.0}
+    have = Have(bench=net_bench(), validation=lambda state: 1.0)  # the guard would keep the start
+    found = Atlas(forget="y", **steps).merge(pool, have)
+    free = torch.zeros(len(pool.base), len(TASKS), dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.AdamW([free], lr=0.2, weight_decay=0.0)
+
+    def before(step):
+        adam.param_groups[0]["lr"] = 0.5 * 0.2 * (1 + math.cos(math.pi * step / 6))
+
+    learned(pool, net_bench(), free, lambda f: f, adam, steps=6, batch=6, before=before, turned="y")
+    np.testing.assert_allclose(rows(found), free.detach().numpy(), rtol=1e-9)
+    with pytest.raises(ValueError, match="no task 'yy' to forget; did you mean 'y'"):
+        Atlas(forget="yy").merge(pool, Have(bench=net_bench()))

@@ -84,7 +84,7 @@ class Merger(Method):
         if strange:
             raise ValueError(
                 f"{self.card.name} works on losses {', '.join(sorted(known or ()))}, and "
-                f" {', '.join(map(repr, strange))} has another; leave such tasks out, or take a "
+                f"{', '.join(map(repr, strange))} has another; leave such tasks out, or take a "
                 "merger that looks at features or labels"
             )
 

@@ -71,6 +71,12 @@ RECIPES = {
     "  - {model: a, parameters: {weight: 0.7, density: 0.4}}\n"
     f"  - {{model: b, parameters: {{weight: 0.3, density: {MIXED}}}}}\n"
     "  - {model: c, parameters: {weight: 1.0, density: 0.21}}\n",
+    "breadcrumbs": f"merge_method: breadcrumbs\n{BASED}"
+    "  - {model: a, parameters: {weight: 0.7, density: 0.4, gamma: 0.1}}\n"
+    "  - {model: b, parameters: {weight: 0.5, density: 0.97}}\n",
+    "breadcrumbs_ties": f"merge_method: breadcrumbs_ties\n{BASED}"
+    "  - {model: a, parameters: {weight: 0.7, density: 0.4, gamma: 0.1}}\n"
+    "  - {model: b, parameters: {weight: 0.5, density: 0.6, gamma: 0.05}}\n",
 }  # fmt: skip
 
 
@@ -84,7 +90,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if request.param == "bfloat16":
             text += "dtype: float32\nout_dtype: bfloat16\n"
             # Of equal magnitudes, which bfloat16 has many of, mergekit keeps any.
-            text = re.sub(r", density: (\[.*\]|[\d.]+)}", "}", text)
+            text = re.sub(r", density: (\[.*\]|[\d.]+)(, gamma: [\d.]+)?}", "}", text)
         (folder / name).write_text(text, "utf-8")
     done = subprocess.run(
         [str(PEER), "-c", RUN, str(folder), *RECIPES], capture_output=True, text=True, check=False
@@ -142,7 +148,7 @@ def test_linear_is_mergekits_to_the_rounding_of_its_products(
         assert (np.abs(shown(value) - shown(theirs[name])) <= step).all(), name
 
 
-@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties"])
 def test_task_vectors_are_mergekits_to_one_ulp(
     place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str
 ) -> None:

@@ -153,6 +153,72 @@ def test_dare_keeps_the_sum_of_magnitudes_and_the_mean(place: Path, method: str)
     assert dropped / (len(NAMES) * 63) == pytest.approx(0.6, abs=0.08)
 
 
+def crumbs(delta: torch.Tensor, density: float, gamma: float, *, rescale: bool) -> torch.Tensor:
+    """Of N values sorted by size, those from place N − ⌊dN⌋ − ⌊γN⌋ on, ⌊dN⌋ of them."""
+    count = delta.numel()
+    kept, above = int(density * count), int(gamma * count)
+    order = sorted(range(count), key=lambda i: abs(delta.flatten()[i]))
+    start = max(count - kept - above, 0)
+    mask = torch.zeros(count)
+    mask[order[start : start + kept]] = 1
+    left = delta * mask.reshape(delta.shape)
+    return left * (delta.abs().sum() / left.abs().sum()) if rescale else left
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize(("method", "ties"), [("breadcrumbs", False), ("breadcrumbs_ties", True)])
+def test_breadcrumbs_is_mergekits(place: Path, method: str, ties: bool, rescale: bool) -> None:
+    """Also where fewer lie below the outliers than are to be kept (density 0.95)."""
+    found = merged(place, f"""merge_method: {method}
+{HEAD}  - {{model: math, parameters: {{weight: 0.7, density: 0.4, gamma: 0.2}}}}
+  - model: code
+    parameters: {{weight: 0.5, density: 0.95, gamma: [{{filter: mlp, value: 0.3}}]}}
+parameters: {{lambda: 1.2, rescale: {str(rescale).lower()}}}
+""")  # fmt: skip
+    base, math, code = states(place)
+    for name in NAMES:
+        thin = [
+            base[name] + crumbs(model[name] - base[name], density, gamma, rescale=rescale)
+            for model, density, gamma in (
+                (math, 0.4, 0.2), (code, 0.95, 0.3 if "mlp" in name else 0.01)
+            )
+        ]  # fmt: skip
+        wanted = peer(base[name], thin, [0.7, 0.5], ties=ties, normalize=False, factor=1.2)
+        np.testing.assert_allclose(found[name], wanted.numpy(), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_della_keeps_larger_entries_more_often_and_the_sum_of_magnitudes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows, width = 4000, 6
+    delta = np.tile(np.arange(1.0, width + 1, dtype=np.float32), (rows, 1))
+    for model, values in (("base", np.zeros_like(delta)), ("math", delta)):
+        (tmp_path / model).mkdir()
+        write_state(tmp_path / model / "model.safetensors", {"w": values})
+    found = merged(tmp_path, f"""merge_method: {method}
+{HEAD}  - {{model: math, parameters: {{weight: 1.0, density: 0.5, epsilon: 0.3}}}}
+""")["w"]  # fmt: skip
+    assert np.abs(found).sum() == pytest.approx(delta.sum(), rel=1e-5)
+    kept = found != 0
+    factor = found[kept] / delta[kept]
+    assert factor == pytest.approx(factor[0], rel=1e-5)
+    rates = 0.2 + 0.6 * np.arange(width) / (width - 1)
+    np.testing.assert_allclose(kept.mean(0), rates, atol=0.04)
+
+
+def test_ties_rescales_where_it_is_asked_to(place: Path) -> None:
+    found = merged(place, f"""merge_method: ties
+{HEAD}  - {{model: math, parameters: {{weight: 1.0, density: 0.3}}}}
+parameters: {{rescale: true}}
+""")  # fmt: skip
+    base, math, _ = states(place)
+    for name in NAMES:
+        before = float((math[name] - base[name]).abs().sum())
+        assert np.abs(found[name] - base[name].numpy()).sum() == pytest.approx(before, rel=1e-4)
+
+
 def test_what_differs_is_said_and_the_recipe_is_told_in_plaits_words(place: Path) -> None:
     job = job_of(parse(f"""merge_method: ties
 dtype: bfloat16
@@ -196,6 +262,8 @@ tokenizer_source: base
         ("merge_method: linear\nbase_model: a\nmodels:\n- {model: b, parameters: {weight: 1}}",
          "2:linear uses a base_model only where it is among the models"),
         (LINEAR + "\ntokenizer_source: union", "3:tokenizer_source is base: vocabularies are"),
+        ("merge_method: ties\nbase_model: a\nmodels:\n- {model: b, parameters: {gamma: 0.1}}",
+         "4:no key 'gamma'"),
         (LINEAR + "\nparameters: {normalize: 3}", "3:normalize is true or false here; got 3"),
     ],
 )  # fmt: skip

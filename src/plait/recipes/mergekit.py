@@ -20,7 +20,7 @@ from typing import Any
 from plait.merging.average import Average
 from plait.merging.base import Merger
 from plait.merging.jobs import Job
-from plait.merging.mergekit import DEFAULTS, Mergekit
+from plait.merging.mergekit import BY_MODEL, DEFAULTS, Mergekit
 from plait.merging.slerp import Slerp
 from plait.merging.stacking import DEPTHS
 from plait.recipes.document import Document, Place, nearest, quote
@@ -42,10 +42,10 @@ REFUSED: Mapping[str, str] = {
     "tokenizer": "tokenizers are not merged; tokenizer_source: base takes the base's",
     "chat_template": "chat templates are carried over, not written; change the merged folder's",
 }
-OF_MODEL = ("weight", "density")
+OWN: Mapping[str, str] = {"gamma": "breadcrumbs", "epsilon": "della"}  # of these methods alone
 SLERP = "slerp"
 OF_ARC = ("t",)
-OF_ALL = (*OF_MODEL, "normalize", "rescale", "lambda", "int8_mask")
+OF_ALL = ("normalize", "rescale", "lambda", "int8_mask")
 
 
 def job_of_mergekit(document: Document) -> Job:
@@ -60,10 +60,11 @@ def job_of_mergekit(document: Document) -> Job:
     method = _method(given[MARK], given.get("slices"))
     if "models" not in given and not {"slices", "modules"} & set(given):
         document.root.missing("models", "a mergekit recipe needs models")
-    accepted = OF_ARC if method == SLERP else OF_ALL
+    of_model = tuple(s for s in BY_MODEL if method.startswith(OWN.get(s, "")))
+    accepted = OF_ARC if method == SLERP else (*of_model, *OF_ALL)
     shared = _parameters(given["parameters"], accepted) if "parameters" in given else {}
     base = given["base_model"].text() if "base_model" in given else None
-    models = _models(given["models"]) if "models" in given else {}
+    models = _models(given["models"], of_model) if "models" in given else {}
     if "slices" in given:
         models |= _sliced(given["slices"])
     _bases(document.root, method, base, models)
@@ -75,7 +76,7 @@ def job_of_mergekit(document: Document) -> Job:
     found = {
         setting: {names[path]: one for path, own in models.items()
                   if (one := _joined(own.get(setting), shared.get(setting))) is not None}
-        for setting in OF_MODEL
+        for setting in of_model
     }  # fmt: skip
     for path in models:
         if names[path] not in found["weight"]:
@@ -183,7 +184,7 @@ def _bases(root: Place, method: str, base: str | None, models: Mapping[str, Any]
         root.at("models").wrong("there is no model beside the base")
 
 
-def _models(place: Place) -> dict[str, dict[str, Any]]:
+def _models(place: Place, accepted: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """The settings of every model by its path, each with the settings' values."""
     if not isinstance(place.value, list) or not place.value:
         place.wrong("models are a list of {model: path, parameters: {…}}")
@@ -203,7 +204,7 @@ def _models(place: Place) -> dict[str, dict[str, Any]]:
         if path in found:
             given["model"].wrong(f"{path} is named twice")
         own = given.get("parameters")
-        found[path] = {} if own is None else _parameters(own, OF_MODEL)
+        found[path] = {} if own is None else _parameters(own, accepted)
     return found
 
 
@@ -273,30 +274,34 @@ def _made(method: str, found: Mapping[str, Mapping[str, Any]], shared: Mapping[s
         return Average(weights=weights)
     settings = {"method": method, "weight": weights, "scale": _ended(shared.get("lambda", 1.0))}
     settings |= {key: bool(shared[key]) for key in ("normalize", "rescale") if key in shared}
-    density = {name: found["density"].get(name, 1.0) for name in weights}
-    if method not in ("linear", "task_arithmetic"):
-        ends = {name: _ended(value) for name, value in density.items()}
-        settings["density"] = ends
+    of_models = found if method not in ("linear", "task_arithmetic") else {}
+    for setting in (one for one in BY_MODEL[1:] if one in of_models):
+        default = getattr(Mergekit, setting)
+        settings[setting] = {
+            name: _ended(found[setting].get(name, default), default) for name in weights
+        }
     return Mergekit(**settings)
 
 
-def _ended(setting: Any) -> Any:
-    """A density or λ, which is 1 where all filters miss."""
+def _ended(setting: Any, default: float = 1.0) -> Any:
+    """A setting that is at its default where all filters miss."""
     if isinstance(setting, list) and isinstance(setting[0], dict):
-        return [*setting, {"value": 1.0}]
+        return [*setting, {"value": default}]
     return setting
 
 
 def _notes(method: str, given: Mapping[str, Place], made: Merger) -> list[str]:
     """How the result will differ from mergekit's."""
-    single, equal, least, masks = Mergekit.card.deviations
+    single, equal, rows, masks = Mergekit.card.deviations
     notes = [f"{key} is not followed: tensors keep the type they are stored in"
              for key in ("dtype", "out_dtype") if key in given]  # fmt: skip
     notes.append(single)
-    if method == "ties":
-        notes += [equal, least]
-    if method.startswith("dare"):
+    if method == "ties" or method.startswith("breadcrumbs"):
+        notes.append(equal)
+    if method.startswith(("dare", "della")):
         notes.append(masks)
+    if method.startswith("della"):
+        notes.append(rows)
     if isinstance(made, Mergekit) and "tokenizer_source" not in given:
         notes.append("tokenizers that differ are refused, where mergekit takes the base's")
     return [f"unlike mergekit: {note}" for note in notes]

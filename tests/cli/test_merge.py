@@ -143,3 +143,17 @@ def test_a_merger_that_looks_at_data_says_what_is_missing_and_what_could_run(pla
     assert "unlabelled inputs per task" in said
     assert "with what there is these can run: " in said
     assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["math", "base"])
+def test_allowed_nan_are_counted_and_told_on_the_card(place, capsys, name):
+    path = place / name / "model.safetensors"
+    write_state(path, {"w": np.full((4, 3), np.nan, np.float32), "n": np.array([3])})
+    words = ["--method", "ties", "--base", "base", "math", "code", "-o", "out"]
+    assert plait(*words) == 1
+    assert "NaN or infinite values" in capsys.readouterr().err
+    assert plait(*words, "--allow-nonfinite") == 0
+    tensors = {t["name"]: t for t in json.loads((place / "out" / "merge.json").read_text())["tensors"]}
+    assert tensors["w"]["nonfinite"] > 0
+    assert "norm" not in tensors["w"]
+    assert "values in 1 of the merged tensors: w." in (place / "out" / "README.md").read_text()

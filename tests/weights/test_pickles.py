@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -263,3 +264,14 @@ def test_a_damaged_file_or_a_program_is_one_sentence() -> None:
     told = unpickle.explained(RuntimeError("PytorchStreamReader failed\nmore"))
     assert told == "not readable as a file of tensors: PytorchStreamReader failed"
     assert "ask for a state dict" in unpickle.explained(RuntimeError("a TorchScript archive"))
+
+
+def test_a_program_of_the_system_is_named(tmp_path: Path) -> None:
+    class Shell:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.system, (f"touch {tmp_path / 'ran'}",))
+
+    with pytest.raises(pickle.UnpicklingError) as error:
+        here(tmp_path, {"w": torch.ones(2), "x": Shell()})
+    assert f"it holds an object ({os.name}.system) that takes" in unpickle.explained(error.value)
+    assert not (tmp_path / "ran").exists()

@@ -34,6 +34,7 @@ def card(about: Mapping[str, Any], carried: Sequence[Path]) -> str:
         for one, other, cosine in kin["cosines"][:MOST_ROWS]
     )
     moved = sorted((t for t in about["tensors"] if "change" in t), key=lambda t: -t["change"])
+    broken = [t["name"] for t in about["tensors"] if t.get("nonfinite")]
     needs = " and ".join(about["needs"]) or "nothing else"
     recipe_text = json.dumps(recipe, indent=2, ensure_ascii=True).replace("`", "\\u0060")
     lines = [
@@ -44,6 +45,8 @@ def card(about: Mapping[str, Any], carried: Sequence[Path]) -> str:
         "A distance is that from the base (or the first parent), as a share of its norm, over a",
         "sample of every tensor.", "",
         *([f"Cosines of the task vectors: {likeness}.", ""] if likeness else []),
+        *([f"Warning: NaN or infinite values in {len(broken)} of the merged tensors: "
+           f"{', '.join(map(_plain, broken[:MOST_ROWS]))}.", ""] if broken else []),
         *(line for doubt in kin["doubts"] for line in (f"Warning: {_plain(doubt)}.", "")),
         "The recipe, which `plait merge` repeats:", "",
         "```json", recipe_text, "```", "",

@@ -203,12 +203,13 @@ def _parent(path: Path) -> dict[str, Any]:
 def _noted(made: Checkpoint, site: Site, pool: Pool) -> dict[str, Any]:
     """Norm, and share of change against the base (the first model), of a merged tensor.
 
-    One that has no counterpart of its shape there has changed by no share.
+    One that has no counterpart of its shape there has changed by no share. Of one with NaN or
+    infinite values, which were allowed, the number of these is all there is to tell.
     """
     found: dict[str, Any] = {"name": site.name, "type": site.words}
     if not (site.floating and pool.shape(site.name) == site.shape):
         return found
-    size, change = 0.0, 0.0
+    size, change, broken = 0.0, 0.0, 0
     for start in range(0, site.size, BLOCK):
         stop = min(start + BLOCK, site.size)
         new, old = np.empty((2, stop - start), site.working)
@@ -219,8 +220,11 @@ def _noted(made: Checkpoint, site: Site, pool: Pool) -> dict[str, Any]:
                 f"the merge gives negative values in {site.name!r}, which is a variance; scale it "
                 "less, or merge such tensors by a mean (by_tensor)"
             )
+        broken += int(np.count_nonzero(~np.isfinite(new)))
         size += float(np.dot(new, new))
         new -= old
         change += float(np.dot(new, new))
+    if broken or not np.isfinite(change):  # the first model may be the one that is not finite
+        return {**found, "nonfinite": broken}
     norm = size**0.5
     return {**found, "norm": norm, "change": change**0.5 / norm if norm else 0.0}

@@ -9,6 +9,7 @@ after the limits on memory and time are set.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ KINDS: Mapping[str, str] = {
     "float32": "F32", "float64": "F64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
     "complex64": "C64",
 }  # fmt: skip
-GLOBAL = "Unsupported global: GLOBAL "
+GLOBAL = re.compile(r"unsupported global:? (?:GLOBAL )?(\S+)", re.I)  # "…whose module is blocked" too
 SHOWN = 80  # letters of a name that a message shows
 
 
@@ -188,10 +189,9 @@ def listed(options: list[Any]) -> str:
 def explained(error: Exception) -> str:
     """What the reader of pickles said, in words for the owner of the file."""
     text = str(error)
-    if GLOBAL in text:
-        named = text.partition(GLOBAL)[2].split(" ", 1)[0]
+    if (named := GLOBAL.search(text)) is not None:
         return (
-            f"it holds an object ({named}) that takes a program to build, and none is run; ask for "
+            f"it holds an object ({named[1]}) that takes a program to build, and none is run; ask for "
             "a file of tensors alone (a state dict)"
         )
     if "TorchScript" in text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,6 +35,11 @@ def table(tmp_path: Path) -> Path:
 def run(source: Path, targets: str | None, out: Path, **more: bool) -> str:
     init.init(str(source), targets, out, yes=True, force=more.get("force", False))
     return out.read_text()
+
+
+def read_study(source: Path, targets: str, out: Path) -> Any:
+    run(source, targets, out)
+    return read(out)
 
 
 def test_the_study_it_writes_is_read_and_loads(
@@ -188,3 +194,19 @@ def test_a_column_with_an_id_twice_is_not_declared_as_the_id(tmp_path: Path) -> 
     pl.DataFrame({"row_id": ids, "x": range(100), "y": ["a", "b"] * 50}).write_csv(source)
     run(source, "y", tmp_path / "s.yaml")
     assert read(tmp_path / "s.yaml").data.id is None
+
+
+def test_a_column_that_names_train_and_test_is_the_split(table: Path, tmp_path: Path) -> None:
+    source = tmp_path / "parts.csv"
+    parts = pl.Series("part", ["Train"] * 120 + ["validation"] * 40 + ["test"] * 40)
+    pl.read_csv(table).with_columns(parts).write_csv(source)
+    spec = read_study(source, "price", tmp_path / "s.yaml")
+    assert (spec.data.split.kind, spec.data.split.by) == ("column", "part")
+    assert "part" not in spec.data.tables["table"].types
+    located = spec.located(tmp_path)
+    assert load(located.data, located.tasks).counts("test") == {"price": 40}
+    words = [*parts.to_list()[:-1], "final"]  # no part, so a category like any other
+    pl.read_csv(table).with_columns(pl.Series("part", words)).write_csv(source)
+    spec = read_study(source, "price", tmp_path / "t.yaml")
+    assert spec.data.split.kind == "random"
+    assert spec.data.tables["table"].types["part"] == "categorical"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -175,6 +176,7 @@ def test_dry_run_trains_nothing(study: Path, capsys: pytest.CaptureFixture[str])
     assert code == 0
     assert "joint" in out
     assert "cells" in out
+    assert re.search(r"A worker holds about [\d.]+ [MG]B; [\d.]+ [MGT]B are free on the disk", out)
     assert not folder.exists()
 
 

@@ -153,7 +153,9 @@ def test_allowed_nan_are_counted_and_told_on_the_card(place, capsys, name):
     assert plait(*words) == 1
     assert "NaN or infinite values" in capsys.readouterr().err
     assert plait(*words, "--allow-nonfinite") == 0
-    tensors = {t["name"]: t for t in json.loads((place / "out" / "merge.json").read_text())["tensors"]}
+    tensors = {
+        t["name"]: t for t in json.loads((place / "out" / "merge.json").read_text())["tensors"]
+    }
     assert tensors["w"]["nonfinite"] > 0
     assert "norm" not in tensors["w"]
     assert "values in 1 of the merged tensors: w." in (place / "out" / "README.md").read_text()

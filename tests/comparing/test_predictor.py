@@ -64,6 +64,8 @@ def test_a_saved_model_says_what_it_is(study: Study, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "model" / "about.json").read_text("utf-8"))
     assert about["strategy"] == "merge"
     assert plait.load(tmp_path / "model").about["label"] == "merged"
+    with pytest.raises(DamagedError, match=r"a whole model, read by plait\.load"):
+        plait.Network.from_pretrained(tmp_path / "model")
 
 
 def test_saving_again_replaces_the_model_and_nothing_else(study: Study, tmp_path: Path) -> None:

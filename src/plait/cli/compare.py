@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -140,13 +141,16 @@ def prepare(study: Path, folder: Path | None, sample: float | None = None, **abo
 
 
 def _rehearse(study: Study, *, json: bool) -> None:
-    """Say what would be computed, and about how long it takes."""
+    """Say what would be computed, about how long it takes and how much memory."""
     from plait.cli import console
+    from plait.comparing.evaluate import measured
     from plait.comparing.forecast import told
+    from plait.comparing.report.numbers import memory
 
     wanted = study.planned()
     left = [cell for cell in wanted if not study.store.finished(cell.key)]
-    expected = study.estimate()
+    with measured() as meter:  # the steps that are timed are those of a worker
+        expected = study.estimate()
     if json:
         console.dump(
             {
@@ -155,6 +159,7 @@ def _rehearse(study: Study, *, json: bool) -> None:
                 "cells": len(wanted),
                 "missing": len(left),
                 "seconds": round(expected, 1),
+                "memory": meter.memory if left else None,
                 "warnings": list(study.tables()[0]["warnings"]),
             }
         )
@@ -166,7 +171,23 @@ def _rehearse(study: Study, *, json: bool) -> None:
         console.warn(warning)
     done = len(wanted) - len(left)
     already = f", {done} of them done" if done else ""
+    if not left:
+        console.say(f"{len(wanted)} cells, all of them done: nothing is left to compute.")
+        return
     console.say(f"{len(wanted)} cells{already}; {told(expected)} with one worker.")
+    if meter.memory is not None:
+        console.say(f"A worker holds about {memory(meter.memory)}; {_room(study, len(left))}.")
+
+
+def _room(study: Study, cells: int) -> str:
+    """What is free on the disk, and what the missing cells take if any has been finished."""
+    from plait.comparing.report.numbers import memory
+    from plait.comparing.running import mean_size
+
+    place = next(each for each in (study.folder, *study.folder.absolute().parents) if each.exists())
+    free = f"{memory(shutil.disk_usage(place).free)} are free on the disk"
+    size = cells * mean_size(study.store)
+    return f"{free}, about {memory(size)} of which are needed" if size else free
 
 
 def _hand_over(study: Study, *, json: bool) -> None:

@@ -94,18 +94,22 @@ class Draft:
     def look(self) -> None:
         """Read the table as the study would, and keep what was inferred."""
         from plait.cli.noticing import notice
-        from plait.data import DataSpec, TableSpec
+        from plait.data import DataSpec, SplitSpec, TableSpec
         from plait.data.survey import survey
 
         targets = [name for name in self.table.columns if self._is_target(name)]
         noticed: Noticed = notice(self.table, targets, None)
         self.noticed = noticed
         spec = TableSpec(source=self.source, types=noticed.types)
+        named = noticed.split
+        split = None if named is None else SplitSpec(kind="column", by=named)
         folder = self.table.folder or Path()
         size = sum((folder / file).stat().st_size for file, _ in self.table.files)
         share = min(1.0, LOOKED_AT / size) if size else 1.0
         found: Survey = survey(
-            DataSpec(tables={"table": spec}), self.specs(), sample=share if share < 1 else None
+            DataSpec(tables={"table": spec}, split=split),
+            self.specs(),
+            sample=share if share < 1 else None,
         )
         self.found = found
         ids = [c.columns[0] for c in found.columns if c.reason.startswith("an id")]
@@ -152,8 +156,8 @@ class Draft:
         from plait.comparing.emit import inline, word
 
         path = self.source if Path(self.source).is_absolute() else self._relative()
-        has_split = "split" in self.table.columns
-        split = "{column: split}" if has_split else "{random: [0.8, 0.1, 0.1], seed: 0}"
+        named = self.noticed.split
+        split = f"{{column: {word(named)}}}" if named else "{random: [0.8, 0.1, 0.1], seed: 0}"
         if self.by is not None:
             split = f"{{grouped: [0.8, 0.1, 0.1], by: {word(self.by)}}}"
         rows = [
@@ -315,7 +319,7 @@ def _ask_group(draft: Draft) -> str | None:
     """The column whose rows stay together, where there is a candidate and the user says so."""
     from plait.cli import console
 
-    if "split" in draft.table.columns:
+    if draft.noticed.split:
         return None
     for name, count in draft.noticed.groups.items():
         said = f"{console.one_line(name)} repeats ({count:,} values). Keep its rows together"

@@ -37,20 +37,24 @@ class Noticed:
     """Types that are told by the look of the values, and candidates for other uses of columns.
 
     ``groups`` holds columns whose values repeat and may own rows, with how many values there are.
+    ``split`` is a column that says which rows train, validate and test.
     """
 
     types: dict[str, str] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
     moments: list[str] = field(default_factory=list)
     unsure: list[str] = field(default_factory=list)
+    split: str | None = None
 
 
 def notice(table: Table, targets: Sequence[str], id_column: str | None) -> Noticed:
     """Look at the first rows of every column that is no target and no id."""
     names = [n for n in table.schema if n not in targets and n != id_column]
     head = next(iter(table.chunks(names, size=HEAD))).frame
-    found = Noticed()
+    found = Noticed(split=_split(table, head))
     for name in names:
+        if name == found.split:
+            continue
         values = head[name].drop_nulls()
         if not len(values):
             continue
@@ -63,6 +67,25 @@ def notice(table: Table, targets: Sequence[str], id_column: str | None) -> Notic
         if few and _OWNER.search(name) and name not in found.types:
             found.groups[name] = distinct
     return found
+
+
+def _split(table: Table, head: pl.DataFrame) -> str | None:
+    """The column ``split``, or the first of text whose values name the parts of a split."""
+    from plait.data.splits import NAMES
+
+    if "split" in head.columns:
+        return "split"
+    for name in head.columns:
+        if str(head.schema[name]) != "String" or len(_parts(head[name]) - set(NAMES)):
+            continue
+        parts = {NAMES.get(word) for word in _parts(table.collect([name])[name])}
+        if {0, 2} <= parts <= set(NAMES.values()):
+            return name
+    return None
+
+
+def _parts(values: pl.Series) -> set[str]:
+    return {word.strip().lower() for word in values.drop_nulls().unique()}
 
 
 def _words(found: Noticed, name: str, values: pl.Series) -> None:

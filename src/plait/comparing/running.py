@@ -85,7 +85,7 @@ def ready(study: Study, bounds: Bounds) -> None:
         store.sound(cell.key)
     missing = sum(not store.finished(cell.key) for cell in wanted)
     if missing:
-        need(study.folder, missing * _size(store))
+        need(study.folder, missing * mean_size(store))
 
 
 def _run(study: Study, bounds: Bounds, workers: int, on: str | None, progress: Progress) -> None:
@@ -188,7 +188,7 @@ def opening(study: Study, cells: int, bounds: Bounds, seconds: float = 0.0) -> s
     return words
 
 
-def _size(store: Store) -> float:
+def mean_size(store: Store) -> float:
     """The mean size in bytes of the cells that are finished."""
     sizes = []
     for key in store.keys():  # noqa: SIM118 - not a dict

@@ -35,6 +35,8 @@ def card(about: Mapping[str, Any], carried: Sequence[Path]) -> str:
     )
     moved = sorted((t for t in about["tensors"] if "change" in t), key=lambda t: -t["change"])
     broken = [t["name"] for t in about["tensors"] if t.get("nonfinite")]
+    named = ", ".join(map(_plain, broken[:MOST_ROWS]))
+    allowed = f"Warning: NaN or infinite values in {len(broken)} of the merged tensors: {named}."
     needs = " and ".join(about["needs"]) or "nothing else"
     recipe_text = json.dumps(recipe, indent=2, ensure_ascii=True).replace("`", "\\u0060")
     lines = [
@@ -45,8 +47,7 @@ def card(about: Mapping[str, Any], carried: Sequence[Path]) -> str:
         "A distance is that from the base (or the first parent), as a share of its norm, over a",
         "sample of every tensor.", "",
         *([f"Cosines of the task vectors: {likeness}.", ""] if likeness else []),
-        *([f"Warning: NaN or infinite values in {len(broken)} of the merged tensors: "
-           f"{', '.join(map(_plain, broken[:MOST_ROWS]))}.", ""] if broken else []),
+        *([allowed, ""] if broken else []),
         *(line for doubt in kin["doubts"] for line in (f"Warning: {_plain(doubt)}.", "")),
         "The recipe, which `plait merge` repeats:", "",
         "```json", recipe_text, "```", "",

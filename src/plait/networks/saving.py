@@ -60,7 +60,9 @@ def load(folder: Path) -> Network:
     """Read a network; :class:`DamagedError` names the file, the tensor and what is wrong."""
     path = folder / MODEL
     if not path.is_file():
-        raise DamagedError(f"no network in {folder}: {MODEL} is missing")
+        whole = (folder / "model.json").is_file() and (folder / "network" / MODEL).is_file()
+        hint = f"; it is a whole model, read by plait.load, its network in {folder / 'network'}"
+        raise DamagedError(f"no network in {folder}: {MODEL} is missing{hint if whole else ''}")
     tensors, metadata = _read(path)
     if "plait" not in metadata:
         raise DamagedError(f"{path} was not written by plait: its metadata hold no configuration")

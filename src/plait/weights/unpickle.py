@@ -26,7 +26,7 @@ KINDS: Mapping[str, str] = {
     "float32": "F32", "float64": "F64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
     "complex64": "C64",
 }  # fmt: skip
-GLOBAL = re.compile(r"unsupported global:? (?:GLOBAL )?(\S+)", re.I)  # "…whose module is blocked" too
+GLOBAL = re.compile(r"unsupported global:? (?:GLOBAL )?(\S+)", re.IGNORECASE)
 SHOWN = 80  # letters of a name that a message shows
 
 
@@ -191,8 +191,8 @@ def explained(error: Exception) -> str:
     text = str(error)
     if (named := GLOBAL.search(text)) is not None:
         return (
-            f"it holds an object ({named[1]}) that takes a program to build, and none is run; ask for "
-            "a file of tensors alone (a state dict)"
+            f"it holds an object ({named[1]}) that takes a program to build, and none is run; ask "
+            "for a file of tensors alone (a state dict)"
         )
     if "TorchScript" in text:
         return "it is a TorchScript program and no file of tensors; ask for a state dict"

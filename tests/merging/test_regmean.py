@@ -11,6 +11,7 @@ from plait.merging.mats import Mats
 from plait.merging.modules import ModuleBench
 from plait.merging.pool import Pool
 from plait.merging.regmean import RegMean
+from plait.merging.statistics.inputs import Grams
 
 
 def inputs_of(bench, pool):
@@ -142,3 +143,27 @@ def test_a_convolution_is_least_squares_on_what_its_outputs_are_formed_of():
     np.testing.assert_allclose(matched.tensors["0.weight"].reshape(3, -1), solution.T, rtol=1e-7)
     both = Mats(steps=2).merge(Pool(states), Have(bench=bench))
     assert both.evidence["solved"]["0.weight"]["residual"] < 1
+
+
+def test_layers_that_read_one_tensor_each_have_the_inputs_that_they_read():
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.narrow = nn.Conv1d(2, 2, 1, bias=False)
+            self.flat = nn.Linear(5, 5, bias=False)
+            self.wide = nn.Conv1d(2, 2, 3, padding=1, bias=False)
+
+        def forward(self, x):
+            return (self.narrow(x) + self.flat(x) + self.wide(x)).flatten(1)
+
+    with torch.random.fork_rng():
+        module, head = Beside().double(), nn.Linear(10, 2).double()
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 2, 5)))
+    found = Grams().of(ModuleBench(module, {"a": head}, {"a": x}), "a")
+    columns = {
+        "narrow.weight": x.transpose(1, 2).reshape(-1, 2),
+        "flat.weight": x.reshape(-1, 5),
+        "wide.weight": nn.functional.pad(x, (1, 1)).unfold(2, 3, 1).transpose(1, 2).reshape(-1, 6),
+    }
+    for name, rows in columns.items():
+        np.testing.assert_allclose(found[name], (rows.T @ rows).numpy() / len(rows), rtol=1e-9)

@@ -53,10 +53,14 @@ class Inputs(Statistic):
         def add(name: str, layer: nn.Module, given: Tensor, _: Tensor, real: Tensor | None) -> None:
             if self.only is not None and name not in self.only:
                 return
-            if not last or last[0][0] is not given or isinstance(layer, CONVOLUTIONS):
+            if isinstance(layer, CONVOLUTIONS):
+                last.clear()  # each has windows of its own
+            if not last or last[0][0] is not given:
                 inputs = columns(layer, given, real)
                 last[:] = [(given, self.fold(inputs).double(), len(inputs))]
             _, folded, count = last[0]
+            if isinstance(layer, CONVOLUTIONS):
+                last.clear()
             before, counted = totals.get(name, (torch.zeros_like(folded), 0))
             totals[name] = before.add_(folded), counted + count
 

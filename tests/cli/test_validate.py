@@ -25,7 +25,11 @@ track: {tensorboard: logs}
 strategies:
   joint: {sharing: {cgc: {experts: {click: 2}}}}
   merged: {merge: {ties: {keep: KEEP}}}
-  fair: {joint: {balancing: {famo: {minimum: {NAME: 0.1}}}}}
+  fair:
+    joint:
+      balancing:
+        famo:
+          minimum: {NAME: 0.1, click: 0, "mark[north]": 0, "mark[OTHER]": 0}
 tune: {trials: 2, over: {learning_rate: [0.001, 0.01]}}
 """
 LOADED = """
@@ -57,9 +61,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def validate(folder: Path, keep: str = "0.2", name: str = "price") -> tuple[int, str, str]:
+def validate(
+    folder: Path, keep: str = "0.2", name: str = "price", other: str = "south"
+) -> tuple[int, str, str]:
     study = folder / "study.yaml"
-    study.write_text(STUDY.replace("KEEP", keep).replace("NAME", name))
+    study.write_text(STUDY.replace("KEEP", keep).replace("NAME", name).replace("OTHER", other))
     done = subprocess.run(
         [sys.executable, "-c", LOADED, str(study)], capture_output=True, text=True, check=False
     )
@@ -72,11 +78,24 @@ def test_a_study_with_everything_is_checked_without_torch(folder: Path) -> None:
     assert "is fine: 4 tasks, 3 strategies" in out
 
 
+def test_a_setting_by_task_that_lacks_one_found_in_the_data_is_told(folder: Path) -> None:
+    code, _, err = validate(folder, other="north*")  # no such shop
+    assert code == 1
+    assert "minimum.mark[north*]: no task 'mark[north*]'; did you mean 'mark[north]'?" in err
+    study = folder / "study.yaml"
+    study.write_text(study.read_text().replace(', "mark[north*]": 0', ""))
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, str(study)], capture_output=True, text=True, check=False
+    )
+    said = "study.yaml:16: strategies.fair.joint.balancing.famo.minimum: given by task, and lacks"
+    assert f"{said} mark[south]" in " ".join(done.stderr.split())
+
+
 def test_what_a_class_refuses_is_told_beside_the_rest(folder: Path) -> None:
     code, _, err = validate(folder, keep="7", name="prize")
     assert code == 1
     assert "study.yaml:11: strategies.merged.merge.ties.keep: merging 'ties': " in err
-    assert "study.yaml:12: strategies.fair.joint.balancing.famo.minimum.prize: no task" in err
+    assert "study.yaml:16: strategies.fair.joint.balancing.famo.minimum.prize: no task" in err
     assert "did you mean 'price'?" in err
 
 
@@ -84,13 +103,14 @@ def test_names_that_only_the_data_tell_are_held_against_them(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = folder / "study.yaml"
-    for name, code in (("mark[south]", 0), ("mark[west]", 1)):
-        study.write_text(STUDY.replace("KEEP", "0.2").replace("NAME", f"'{name}'"))
+    text = STUDY.replace("KEEP", "0.2").replace("NAME", "price")
+    for name, code in (("south", 0), ("west", 1)):
+        study.write_text(text.replace("OTHER", name))
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as left:
             main.run(["validate", str(study)])
         signal.signal(signal.SIGTERM, before)
         said = " ".join(capsys.readouterr().err.split())
         assert (left.value.code or 0) == code, said
-    assert "study.yaml:12: strategies.fair.joint.balancing.famo.minimum.mark[west]: no task" in said
+    assert "study.yaml:16: strategies.fair.joint.balancing.famo.minimum.mark[west]: no task" in said
     assert "did you mean 'mark[north]'?" in said or "did you mean 'mark[south]'?" in said

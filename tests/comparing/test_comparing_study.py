@@ -326,6 +326,7 @@ def test_settings_that_name_no_task_are_refused_before_anything_runs(tmp_path: P
         "a": {"joint": {"balancing": {"famo": {"minimum": {"clik": 1.0}}}}},
         "b": {"merge": {"tall_masks": {"method": {"average": {"weights": {"prize": 1.0}}}}}},
         "c": {"joint": {"sharing": {"cgc": {"experts": {"click": 2}}}}},
+        "d": {"joint": {"balancing": {"stch": {"reference": {"click": 0.0}}}}},
     }
     with pytest.raises(ValueError, match="'a': famo: minimum: no task 'clik'; did you") as caught:
         plait.compare(
@@ -334,6 +335,7 @@ def test_settings_that_name_no_task_are_refused_before_anything_runs(tmp_path: P
         )  # fmt: skip
     assert "'b': average: weights: no task 'prize'; did you mean 'price'" in str(caught.value)
     assert "'c'" not in str(caught.value)
+    assert "'d': stch: reference: given by task, and lacks price" in str(caught.value)
     assert not (tmp_path / "study.json").exists()
 
 

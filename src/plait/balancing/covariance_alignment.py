@@ -55,7 +55,7 @@ class CovarianceAlignment(Balancer):
         ),
         exceptions={"training_resumes_exactly": "fit refuses it without weights made from data"},
     )
-    names_tasks: ClassVar[Mapping[str, str]] = {"weights": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"weights": "every"}
     rung = Rung.LOSSES
     blind = True
 

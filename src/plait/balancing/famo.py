@@ -57,7 +57,7 @@ class Famo(Balancer):
             "z is a softmax over the tasks present, and an absent task's w and moments stay.",
         ),
     )
-    names_tasks: ClassVar[Mapping[str, str]] = {"minimum": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"minimum": "every"}
     rung = Rung.LOSSES
     second_look = True
     memory: ClassVar = {"logits": 0.0}

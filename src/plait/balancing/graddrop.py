@@ -53,7 +53,7 @@ class GradDrop(Balancer):
             "Heads receive their raw gradients.",
         ),
     )
-    names_tasks: ClassVar[Mapping[str, str]] = {"leak": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"leak": "every"}
     rung = Rung.JACOBIAN
     weights_heads = False
 

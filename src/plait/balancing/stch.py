@@ -57,7 +57,7 @@ class STCH(Balancer):
             "In the log form a loss below 1e-8 is taken for 1e-8.",
         ),
     )
-    names_tasks: ClassVar[Mapping[str, str]] = {"reference": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"reference": "every"}
     rung = Rung.LOSSES
     # Steps seen, and Σ labels·loss and Σ labels of the window that makes the reference.
     memory: ClassVar = {"seen": 0.0, "total": 0.0, "labels": 0.0}

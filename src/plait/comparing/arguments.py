@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,8 @@ def _number(value: Any) -> bool:
 def named_tasks(value: Any, where: str) -> Iterator[tuple[str, tuple[str | int, ...]]]:
     """The tasks that a setting names and the path to each in it.
 
-    ``where``: in the ``keys`` of a mapping, in the ``values`` (a text, a list of texts, a mapping
-    to either), or in ``both``.
+    ``where``: in the ``keys`` of a mapping (``every`` task must be one), in the ``values`` (a text,
+    a list of texts, a mapping to either), or in ``both``.
     """
     match value:
         case str():
@@ -82,7 +84,7 @@ def named_tasks(value: Any, where: str) -> Iterator[tuple[str, tuple[str | int, 
             for key, inner in value.items():
                 if where != "values":
                     yield key, (key,)
-                if where != "keys":
+                if where in ("values", "both"):
                     yield from ((name, (key, *path)) for name, path in named_tasks(inner, "values"))
         case list() | tuple():
             for place, inner in enumerate(value):
@@ -90,15 +92,35 @@ def named_tasks(value: Any, where: str) -> Iterator[tuple[str, tuple[str | int, 
                     yield inner, (place,)
 
 
+def left_out(value: Any, where: str, names: Mapping[str, str]) -> list[str]:
+    """The tasks that a setting by task lacks; ``names`` maps them, as told, to glob patterns."""
+    if where != "every" or not isinstance(value, Mapping):
+        return []
+    return [
+        name
+        for name, pattern in names.items()
+        if not any(fnmatchcase(key, pattern) for key in value)
+    ]
+
+
 def unknown_tasks(method: Method, names: Collection[str]) -> list[str]:
-    """A sentence for each name that settings of a method, or of its parts, take for a task's."""
+    """A sentence for each name that settings of a method, or of its parts, take for a task's.
+
+    And one for each setting that must name all tasks and does not.
+    """
     wrong = []
     for setting, value in method.settings().items():
         part, where = type(method).parts.get(setting), type(method).names_tasks.get(setting)
         if part is not None and value is not None:
             wrong += unknown_tasks(resolve(part, value), names)
-        for name, _ in named_tasks(value, where) if where else ():
-            if name not in names:
-                nearest = did_you_mean(name, names)
-                wrong.append(f"{method.card.name}: {setting}: no task {name!r}{nearest}")
+        if where is None:
+            continue
+        strange = [name for name, _ in named_tasks(value, where) if name not in names]
+        for name in strange:
+            nearest = did_you_mean(name, names)
+            wrong.append(f"{method.card.name}: {setting}: no task {name!r}{nearest}")
+        lacking = left_out(value, where, {name: escape(name) for name in names})
+        if lacking and not strange:
+            told = f"given by task, and lacks {', '.join(lacking)}"
+            wrong.append(f"{method.card.name}: {setting}: {told}")
     return wrong

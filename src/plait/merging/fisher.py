@@ -63,7 +63,7 @@ class Fisher(Merger):
             "the weights c are settings, not searched for",
         ),
     )
-    names_tasks: ClassVar[Mapping[str, str]] = {"weights": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"weights": "every"}
     weights: Mapping[str, float] | None = None
     normalise: bool = False
     floor: float = 1e-6

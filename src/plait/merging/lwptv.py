@@ -72,7 +72,7 @@ class Lwptv(Merger):
             "without scores no layer is left out",
         ),
     )
-    names_tasks: ClassVar[Mapping[str, str]] = {"scores": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"scores": "every"}
     parts: ClassVar[Mapping[str, str]] = {"method": "merging"}
     method: Method | str | Mapping[str, Any] = "task_arithmetic"
     scores: Mapping[str, Sequence[float]] | None = None

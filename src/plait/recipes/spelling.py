@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
-from plait.comparing.arguments import named_tasks
+from plait.comparing.arguments import left_out, named_tasks
 from plait.method import Entry, MethodError, describe, find, index, inlined, resolve
 from plait.recipes.annotations import Setting, Type
 from plait.recipes.asking import Answer
@@ -124,15 +124,19 @@ def _setting(place: Place, setting: Setting) -> Any:
 
 
 def hold_to(document: Document, names: Mapping[str, str], what: str = "task") -> None:
-    """Note the tasks that settings name and that there are not.
+    """Note the tasks that settings name and that there are not, and those that they must and lack.
 
     ``names`` maps them, as they are told, to glob patterns.
     """
     for place, where in document.naming:
+        strange = False
         for name, path in named_tasks(place.value, where):
             if not any(fnmatchcase(name, pattern) for pattern in names.values()):
-                at = place.under(None, *path)
+                at, strange = place.under(None, *path), True
                 at.wrong(f"no {what} {name!r}{nearest(name, names)}")
+        lacking = left_out(place.value, where, names)
+        if lacking and not strange:
+            place.wrong(f"given by {what}, and lacks {', '.join(lacking)}")
 
 
 def construct(place: Place, family: str, spelled: Spelled) -> None:

@@ -174,6 +174,9 @@ NAMES = _cases(
     ("an unknown parent", TWO + "strategies:\n  a:\n    joint:\n      sharing:\n        dbmtl:\n          parents:\n            like: [clock]", "9: strategies.a.joint.sharing.dbmtl.parents.like[0]: no task 'clock'; did you mean 'click'?"),
     ("a category of its own name with an unknown task", TWO + "strategies: {a: {joint: {sharing: {home: {categories: {watch: [click], react: [liek]}}}}}}", "3: strategies.a.joint.sharing.home.categories.react[0]: no task 'liek'; did you mean 'like'?"),
     ("unknown tasks and other mistakes", TWO + "strategies:\n  a: {joint: {balancing: {stch: {reference: {clikc: 0}}}}}\n  b: {joint: {balancing: pcgard}}", "4: strategies.a.joint.balancing.stch.reference.clikc: no task 'clikc'; did you mean 'click'?", "5: no balancing method 'pcgard'"),
+    ("a task left out of a balancer", TWO + "strategies:\n  a:\n    joint:\n      balancing:\n        covariance_alignment:\n          weights: {click: 2}", "8: strategies.a.joint.balancing.covariance_alignment.weights: given by task, and lacks like"),
+    ("a model left out of a merger", TWO + "strategies: {a: {merge: {fisher: {weights: {like: 1}}}}}", "3: strategies.a.merge.fisher.weights: given by task, and lacks click"),
+    ("families left out of a procedure", MANY + "strategies: {a: {joint: {procedure: {mt_adamw: {shares: {'exam[3]': 1}}}}}}", "3: strategies.a.joint.procedure.mt_adamw.shares: given by task, and lacks NR-*, age"),
     ("a family in place of its task", MANY + "strategies: {a: {joint: {sharing: {ple: {experts: {exam: 2, 'exam[3]': 1, NR-AR: 2, SR-p53: 1}}}}}}", "3: experts.exam: no task 'exam'; did you mean 'exam[…]'? (accepted: exam[…], NR-*, age)", "3: experts.SR-p53: no task 'SR-p53'"),
 )  # fmt: skip
 

@@ -71,7 +71,7 @@ class MtAdamw(Procedure):
             "descends": "the losses told in two steps are those of different tasks",
         },
     )
-    names_tasks: ClassVar[Mapping[str, str]] = {"shares": "keys", "weights": "keys"}
+    names_tasks: ClassVar[Mapping[str, str]] = {"shares": "every", "weights": "keys"}
 
     def __post_init__(self) -> None:
         for name, given in (("shares", self.shares), ("weights", self.weights)):

@@ -138,8 +138,7 @@ class Method:
     ``parts`` names the settings that are methods themselves, with the family each belongs to.
     ``inline`` is the one of them, if any, that may be spelled without its setting's name:
     ``{merge: {ties: {}}}`` stands for ``{merge: {method: {ties: {}}}}``. ``names_tasks`` says of
-    settings that name tasks (in merging, models) where: ``keys``, ``values`` or ``both``, or
-    ``every`` where a mapping's keys must leave none out.
+    settings naming tasks (in merging, models) where: ``keys``, ``every`` key, ``values``, ``both``.
     """
 
     card: ClassVar[Card]

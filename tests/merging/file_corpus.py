@@ -357,7 +357,7 @@ ADAPTERS: list[Case] = [
         "an adapter's settings as a list",
         lambda p: (lora({})(p), put("math/adapter_config.json", "[]")(p)),
         TIES,
-        ("not an adapter's configuration",),
+        ("no configuration of peft's",),
     ),
     (
         "an adapter's weights as a pickle",

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plait.weights.adapters import CONFIG as ADAPTER
+from plait.weights.peft_config import CONFIG as ADAPTER
 
 WINDOW = 1024  # tokens
 

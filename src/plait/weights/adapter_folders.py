@@ -11,7 +11,6 @@ are. Pickled adapters are refused.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,15 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from plait.method import did_you_mean
-from plait.weights.files import DamagedError, read_json, write_json
+from plait.weights.files import DamagedError, write_json
+from plait.weights.peft_config import CONFIG, PREFIX, WEIGHTS, read_config, scale_of
 from plait.weights.states import Array, read_header, read_state, write_state
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-PICKLED = "adapter_model.bin"
 BASE = "plait.base"  # in the metadata: SHA-256 of the frozen network it was trained on
 KINDS = ("LORA", "IA3", "PROMPT_TUNING", "PREFIX_TUNING")
-_START = "base_model.model."
 _OWN = re.compile(r"(?:(.*)\.)?(lora_[AB]\.weight|lora_magnitude_vector|ia3_l|prompt_embeddings)")
 # Settings of peft's LoRA that change what the tensors mean and that plait does not have.
 _FOREIGN = ("use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out", "layer_replication")
@@ -55,22 +51,18 @@ class AdapterFile:
         """The factor on the products of a LoRA at a path: α/r, with rsLoRA α/√r."""
         if self.kind != "LORA":
             return 1.0
-        rank = self.modules[path]["lora_A.weight"].shape[0]
-        alpha = float(
-            _by_pattern(self.config.get("alpha_pattern"), path, self.config["lora_alpha"])
-        )
-        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+        return scale_of(self.config, path, self.modules[path]["lora_A.weight"].shape[0])
 
     def write(self, folder: str | Path) -> None:
         """Write the folder, each file whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
-            f"{_START}{path}.{name}" if path else name: value
+            f"{PREFIX}{path}.{name}" if path else name: value
             for path, own in self.modules.items()
             for name, value in own.items()
         }
-        tensors |= {f"{_START}{name}": value for name, value in self.saved.items()}
+        tensors |= {f"{PREFIX}{name}": value for name, value in self.saved.items()}
         about = {"format": "pt", **({BASE: self.base} if self.base else {})}
         write_state(folder / WEIGHTS, tensors, about)
         write_json(folder / CONFIG, dict(self.config))
@@ -79,20 +71,13 @@ class AdapterFile:
 def read_adapter(folder: str | Path) -> AdapterFile:
     """Read a folder of peft's; :class:`DamagedError` says what is wrong with it."""
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise DamagedError(f"no adapter in {folder}: {CONFIG} is missing")
-    if not (folder / WEIGHTS).is_file() and (folder / PICKLED).exists():
-        raise DamagedError(
-            f"{folder / PICKLED} is a pickle, which can run any program when it is read; plait "
-            "reads safetensors only: where you trust it, load it with peft and save it again"
-        )
-    config = read_json(folder / CONFIG)
+    config = read_config(folder)
     _check(folder / CONFIG, config)
     header, tensors = read_header(folder / WEIGHTS), read_state(folder / WEIGHTS)
     modules: dict[str, dict[str, Array]] = {}
     saved: dict[str, Array] = {}
     for name, value in tensors.items():
-        plain = name.removeprefix(_START)
+        plain = name.removeprefix(PREFIX)
         if own := _OWN.fullmatch(plain):
             modules.setdefault(own[1] or "", {})[own[2]] = value
         else:
@@ -103,9 +88,7 @@ def read_adapter(folder: str | Path) -> AdapterFile:
     return AdapterFile(config, modules, saved, header.metadata.get(BASE, ""))
 
 
-def _check(path: Path, config: Any) -> None:
-    if not isinstance(config, dict) or "peft_type" not in config:
-        raise DamagedError(f"{path} is no configuration of peft's: it names no peft_type")
+def _check(path: Path, config: Mapping[str, Any]) -> None:
     kind = str(config["peft_type"])
     if kind not in KINDS:
         raise DamagedError(
@@ -115,8 +98,6 @@ def _check(path: Path, config: Any) -> None:
         foreign = [name for name in _FOREIGN if config.get(name)]
         if foreign:
             raise DamagedError(f"{path}: LoRA with {foreign[0]} is not read")
-        if not isinstance(config.get("lora_alpha"), int | float):
-            raise DamagedError(f"{path}: lora_alpha is missing or no number")
         if config.get("bias", "none") != "none":
             raise DamagedError(f"{path}: LoRA that trains biases ({config['bias']}) is not read")
 
@@ -125,11 +106,3 @@ def _check_saved(path: Path, saved: Mapping[str, Array], named: Any) -> None:
     for name in saved:
         if not any(module in name.split(".") for module in named):
             raise DamagedError(f"{path}: {name!r} belongs to no adapter and to no module saved")
-
-
-def _by_pattern(patterns: Any, path: str, default: Any) -> Any:
-    """The value of the first pattern that the end of the path matches, as peft looks it up."""
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", path):
-            return value
-    return default

@@ -13,22 +13,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from plait.weights.checkpoints import Checkpoint, inside
-from plait.weights.files import DamagedError, read_json
+from plait.weights.files import DamagedError
+from plait.weights.peft_config import PREFIX, WEIGHTS, read_config, scale_of
 from plait.weights.sites import Site
 from plait.weights.sources import Array, Source
 from plait.weights.states import read_header
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-PICKLED = "adapter_model.bin"
-PREFIX = "base_model.model."
 _PART = re.compile(r"(.+)\.lora_(A|B|embedding_A|embedding_B)(?:\.default)?(?:\.weight)?")
 
 
@@ -52,16 +49,9 @@ class Adapter(Source):
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
-        config = read_json(folder / CONFIG)
-        if not isinstance(config, dict):
-            raise DamagedError(f"{folder / CONFIG}: not an adapter's configuration")
+        config = read_config(folder)
         _refuse(folder, config)
         path = folder / WEIGHTS
-        if not path.exists() and (folder / PICKLED).exists():
-            raise DamagedError(
-                f"{folder / PICKLED} is a pickle, which can run any program when it is read; where "
-                "you trust it, load it with peft and save it again"
-            )
         inside(folder, path)
         self.checkpoint = Checkpoint(folder, {path: read_header(path)})
         self._products, whole = _sorted(folder, self.checkpoint, config)
@@ -118,8 +108,6 @@ def _refuse(folder: Path, config: Mapping[str, Any]) -> None:
                        ("use_qalora", "QALoRA's factors belong to a quantised base")):  # fmt: skip
         if config.get(key):
             raise DamagedError(f"{folder}: {words}; fold it into its base with peft first")
-    if not isinstance(config.get("lora_alpha"), int | float):
-        raise DamagedError(f"{folder / CONFIG}: lora_alpha is missing or no number")
 
 
 def _sorted(
@@ -147,20 +135,8 @@ def _sorted(
             raise DamagedError(f"{folder}: {module!r} has factors {list(a)} and {list(b)}")
         own = _own_name(module)
         transposed = embedding or bool(config.get("fan_in_fan_out"))
-        products[f"{own}.weight"] = _Product(down, up, _scale(config, own, a[0]), transposed)
+        products[f"{own}.weight"] = _Product(down, up, scale_of(config, own, a[0]), transposed)
     return products, whole
-
-
-def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    alpha = _by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
-    return float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _by_pattern(patterns: Any, module: str, otherwise: Any) -> Any:
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return otherwise
 
 
 def _own_name(name: str) -> str:

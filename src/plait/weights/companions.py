@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plait.weights.adapters import CONFIG, Adapter
+from plait.weights.adapters import Adapter
 from plait.weights.checkpoints import inside, open_checkpoint
 from plait.weights.files import DamagedError
+from plait.weights.peft_config import CONFIG
 from plait.weights.sources import Source
 
 CARRIED = (

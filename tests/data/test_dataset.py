@@ -197,6 +197,18 @@ def test_the_fingerprint_follows_the_contents():
         assert dataset(changed).fingerprint != one, name
 
 
+def test_results_on_other_units_of_intervals_are_other_results():
+    columns = assays() | {"user": np.arange(N) // 3}
+
+    def fingerprint(by):
+        table = TableSpec(source=columns, ignore=["user"])
+        tasks = {"real": TaskSpec(weight="w")}
+        return load(DataSpec(tables={"t": table}, intervals=by), tasks).fingerprint
+
+    assert fingerprint("user") != fingerprint(None)
+    assert fingerprint("user") == fingerprint("user")
+
+
 def test_refitting_on_all_rows_makes_every_row_a_training_row():
     data = dataset()
     every = data.with_split(all_train=True)

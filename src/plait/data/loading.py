@@ -86,6 +86,9 @@ def _assemble(
         key: RecordStore([found.labels[name] for name in group.tasks], len(split), group.place)
         for key, group in found.tasks.groups.items()
     }
+    units, hashes = _units(rows), [np.concatenate(seen.encoded)]
+    if rows.data.intervals is not None:  # results on other units are not comparable
+        hashes.append(units)
     dataset = Dataset(
         tasks=found.tasks,
         preparation=preparation,
@@ -95,8 +98,8 @@ def _assemble(
         split=split,
         table=table,
         ids=partial(_ids, [rows.names(number) for number in range(len(rows.tables))]),
-        units=_units(rows),
-        fingerprint=_fingerprint(found, preparation, split, np.concatenate(seen.encoded)),
+        units=units,
+        fingerprint=_fingerprint(found, preparation, split, *hashes),
         told=Told(facts=facts, warnings=warnings, columns=fitted.columns),
         reload=reload,
     )
@@ -137,11 +140,11 @@ def _units(rows: Rows) -> Array:
     return np.asarray(bootstrap_units(rows.tables, rows.frames, rows.data.intervals))
 
 
-def _fingerprint(found: Labelled, preparation: Preparation, split: Array, hashes: Array) -> str:
+def _fingerprint(found: Labelled, preparation: Preparation, split: Array, *hashes: Array) -> str:
     digest = blake2b(digest_size=16)
     digest.update(json.dumps(preparation.to_json(), sort_keys=True).encode())
     digest.update(json.dumps([task.to_json() for task in found.tasks]).encode())
-    arrays = [split, hashes]
+    arrays = [split, *hashes]
     for name in found.tasks.names:
         labels = found.labels[name]
         arrays += [labels.rows, labels.values]

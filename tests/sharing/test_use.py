@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import on_tokens
 import pytest
 import torch
 from written_out import batch_for, network, some_tasks
@@ -97,3 +98,12 @@ def test_each_mixture_is_told_once_and_the_network_stays_as_it_was(sharing, plac
         assert use.to_json()["tasks"] == ["t0", "t1", "t2"]
     assert net.training
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_experts_that_run_for_rows_and_for_tokens_are_told_once():
+    net = on_tokens.network(Mmoe(experts=3, width=8))
+    with torch.no_grad():
+        net.trunk.experts.layers[0].bias[2] = -1e3
+    (use,) = expert_use(net, on_tokens.batch().parts)
+    assert use.silent.shape == (3,)
+    assert use.failures() == ["collapsed: 100% of the outputs of shared expert 3 are zero"]

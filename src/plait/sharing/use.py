@@ -121,7 +121,10 @@ def expert_use(network: Network, parts: Parts) -> list[ExpertUse]:
         gate, place = modules[path], path.rpartition(".")[0]
         assert isinstance(gate, Mixture)
         if gate.readers == network.tasks.names:
-            zeros = torch.cat(silent.get(place, [seen[0][0].new_full((gate.experts,), torch.nan)]))
+            beside = [runs for own, runs in silent.items() if own.rpartition(".")[0] == place]
+            zeros = seen[0][0].new_full((gate.experts,), torch.nan)
+            if beside:
+                zeros = torch.cat([torch.cat(runs).mean(0) for runs in beside])
             found.append(_summary(place, gate, seen, zeros))
     return found
 
@@ -148,8 +151,8 @@ def _hooked(
 
     def experts(path: str) -> Callable[..., None]:
         def note(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-            zeros = (output == 0).to(output.dtype).mean((0, 2))
-            silent.setdefault(path.rpartition(".")[0], []).append(zeros)
+            # Experts run once for rows and once for positions: all runs make one share.
+            silent.setdefault(path, []).append((output == 0).to(output.dtype).mean(2))
 
         return note
 

@@ -148,8 +148,10 @@ def test_solvers_use_one_thread_for_a_small_table(monkeypatch):
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with threadpool_limits(2):
+        before = used()  # some libraries may take no more than one
+        assert 2 in before
         with threaded(np.zeros((600, 300))):
             assert used() == {1}
-        assert used() == {2}
+        assert used() == before
         with threaded(np.broadcast_to(np.zeros(1), (60_000, 100))):
-            assert used() == {2}
+            assert used() == before

@@ -205,6 +205,8 @@ def experts(place: Place) -> dict[str, Any] | None:
     models = {task: inner.text() for task, inner in given["models"].mapping("models").items()}
     if not models:
         given["models"].wrong("is empty; give a folder for each task")
+    else:
+        place.document.naming.append((given["models"], "every"))
     base = {"base": given["base"].text()} if "base" in given else {}
     return {**base, "models": {task: path for task, path in models.items() if path is not None}}
 
